@@ -1,0 +1,35 @@
+# Two commands matter: `make quickstart` and `make test`. Both set up by themselves.
+PYTHON ?= $(shell for p in python3.12 "$$HOME/.pyenv/versions/3.12.1/bin/python" python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+
+.PHONY: setup quickstart test lint lock clean
+
+setup: .venv/ready
+
+# The lock holds the versions the tests ran with. The package itself is installed in place, without asking the index again.
+.venv/ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.12 or newer found; install one, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 2; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: setup
+	$(BIN)/python launch/quickstart.py
+
+test: setup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+# Solves requirements.txt anew and writes down what came out.
+lock:
+	"$(PYTHON)" -m venv build/lock
+	build/lock/bin/python -m pip install --quiet -r requirements.txt 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.130' 'ruff>=0.12' 'setuptools>=77'
+	build/lock/bin/python -m pip freeze --all --exclude pip > requirements.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf build runs stores .venv

@@ -1,0 +1,216 @@
+"""Checks an experiment as a whole, before anything runs.
+
+`check` needs nothing but the description: no store, no device. What also needs the stores' sizes (a token budget beyond what
+selection and repetition give, an averaging window longer than the run) is checked where sizes are known, in `data/recipe.py` and
+`plan.py`, with the same error. Every problem is reported at once, one line each: field, value found, what is allowed.
+"""
+
+import dataclasses
+import math
+import typing
+
+from kaiyuan_jax.config import ConfigError, Experiment, has_type
+
+ORDERS = ("uniform", "ascending", "descending", "folded")
+SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise")
+SHAPES = ("linear", "cosine", "sqrt", "sqrt_cube", "square", "exponential", "inverse")
+AVERAGES = ("none", "sma", "ema", "ema_seeded", "ema_powers", "wma", "weights")
+REMAT = ("none", "full", "names")
+DTYPES = ("float32", "bfloat16")
+
+
+def check(experiment: Experiment) -> None:
+    """Raises one `ConfigError` that lists every problem found; returns nothing when there is none."""
+    problems = list(_types(experiment, "config"))
+    if not problems:  # values are only looked at once every one has its type
+        for part in (_model, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
+            problems += part(experiment)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _types(value, path: str):
+    for name, kind in typing.get_type_hints(type(value)).items():
+        item, where = getattr(value, name), f"{path}.{name}"
+        if not has_type(item, kind):
+            wanted = getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("kaiyuan_jax.config.", "")
+            yield f"{where}: found {item!r} of type {type(item).__name__}, must be {wanted}"
+        elif isinstance(item, float) and not math.isfinite(item):
+            yield f"{where}: found {item}, must be a finite number"
+        elif dataclasses.is_dataclass(item):
+            yield from _types(item, where)
+        elif isinstance(item, list):
+            for i, inner in enumerate(item):
+                yield from _types(inner, f"{where}[{i}]")
+
+
+def _positive(path: str, owner, *names: str):
+    for name in names:
+        if getattr(owner, name) <= 0:
+            yield f"{path}.{name}: found {getattr(owner, name)}, must be above 0"
+
+
+def _not_negative(path: str, owner, *names: str):
+    for name in names:
+        if getattr(owner, name) < 0:
+            yield f"{path}.{name}: found {getattr(owner, name)}, must be 0 or more"
+
+
+def _fraction(path: str, owner, *names: str, top: bool = False):
+    for name in names:
+        value = getattr(owner, name)
+        if not (0 <= value < 1 or (top and value == 1)):
+            yield f"{path}.{name}: found {value}, must be at least 0 and {'at most' if top else 'below'} 1"
+
+
+def _one_of(path: str, value: str, allowed: tuple[str, ...]):
+    if value not in allowed:
+        yield f"{path}: found {value!r}, must be one of {', '.join(allowed)}"
+
+
+def _model(experiment: Experiment):
+    model, path = experiment.model, "config.model"
+    counts = ("layers", "width", "feedforward", "heads", "kv_heads", "head_size", "vocabulary")
+    yield from _positive(path, model, *counts, "rope_base", "norm_epsilon", "init_std")
+    yield from _not_negative(path, model, "logit_softcap", "post_norm_gain")
+    if model.kv_heads > 0 and model.heads % model.kv_heads:
+        yield f"{path}.kv_heads: found {model.kv_heads}, must divide config.model.heads = {model.heads}"
+    if model.head_size % 2:
+        yield f"{path}.head_size: found {model.head_size}, must be even (RoPE rotates pairs)"
+    if model.heads > 0 and model.width % model.heads:
+        yield f"{path}.heads: found {model.heads}, must divide config.model.width = {model.width}"
+    yield from _one_of(f"{path}.remat", model.remat, REMAT)
+
+
+def _data(experiment: Experiment):
+    data, path = experiment.data, "config.data"
+    yield from _positive(path, data, "sequence_length", "batch_size", "prefetch")
+    names = [source.name for source in data.sources]
+    for i, source in enumerate(data.sources):
+        if not source.name:
+            yield f"{path}.sources[{i}].name: empty, every source needs a name"
+        if names.count(source.name) > 1 and names.index(source.name) == i:
+            yield f"{path}.sources[{i}].name: {source.name!r} is given {names.count(source.name)} times, names must be unique"
+        if not source.path and source.planned_tokens <= 0:
+            yield f"{path}.sources[{i}].path: empty; name the folder of a store, or give planned_tokens to plan without one"
+        yield from _not_negative(f"{path}.sources[{i}]", source, "planned_tokens")
+    if not data.phases:
+        yield f"{path}.phases: empty, a run needs at least one phase with data"
+    for i, phase in enumerate(data.phases):
+        yield from _phase(phase, f"{path}.phases[{i}]", names)
+
+
+def _phase(phase, path: str, names: list[str]):
+    if not phase.uses:
+        yield f"{path}.uses: empty, phase {phase.name!r} has no data; name at least one source"
+    yield from _one_of(f"{path}.order", phase.order, ORDERS)
+    yield from _positive(path, phase, "folds")
+    yield from _not_negative(path, phase, "tokens", "shuffle_window")
+    for i, use in enumerate(phase.uses):
+        where = f"{path}.uses[{i}]"
+        if use.source not in names:
+            yield f"{where}.source: found {use.source!r}, must be one of config.data.sources: {', '.join(names) or '(none given)'}"
+        low, high = use.window
+        if not 0 <= low < high <= 1:
+            yield f"{where}.window: found {use.window}, must satisfy 0 <= low < high <= 1 (token mass, worst 0 to best 1)"
+        yield from _positive(where, use, "passes")
+        if not 0 <= use.share <= 1:
+            yield f"{where}.share: found {use.share}, must lie in [0, 1]"
+        if use.order:
+            yield from _one_of(f"{where}.order", use.order, ORDERS)
+    shares = [use.share for use in phase.uses]
+    if any(shares):
+        if not all(shares):
+            yield f"{path}.uses: some have a share and some have none; give every source of a phase a share, or none"
+        elif abs(sum(shares) - 1) > 1e-6:
+            yield f"{path}.uses: shares sum to {sum(shares):.6g}, must sum to 1"
+        if phase.tokens <= 0:
+            yield f"{path}.tokens: found {phase.tokens}, shares need a token budget above 0"
+
+
+def _schedule(experiment: Experiment):
+    schedule, path = experiment.schedule, "config.schedule"
+    yield from _one_of(f"{path}.kind", schedule.kind, SCHEDULES)
+    yield from _one_of(f"{path}.shape", schedule.shape, SHAPES)
+    yield from _positive(path, schedule, "peak", "cycles")
+    yield from _not_negative(path, schedule, "end", "warmup")
+    if schedule.end > schedule.peak:
+        yield f"{path}.end: found {schedule.end}, must not exceed config.schedule.peak = {schedule.peak}"
+    decays = schedule.kind in ("wsd", "wsd_s", "wsdc")
+    if decays and schedule.shape in ("exponential", "inverse") and schedule.end == 0:
+        yield f"{path}.end: found 0, the {schedule.shape} decay needs an end rate above 0"
+    yield from _fraction(path, schedule, "decay", top=True)
+    yield from _fraction(path, schedule, "rewarmup", "tail")
+    if schedule.kind == "wsdc" and schedule.decay + schedule.tail > 1:
+        yield f"{path}.tail: decay {schedule.decay} + tail {schedule.tail} exceed the run; lower one of them"
+    if schedule.kind == "wsd_s" and schedule.decay + schedule.rewarmup > 1:
+        yield f"{path}.rewarmup: decay {schedule.decay} + rewarmup {schedule.rewarmup} exceed a cycle; lower one of them"
+    if schedule.kind == "power":
+        yield from _positive(path, schedule, "power_scale")
+    if schedule.kind == "piecewise":
+        total = sum(piece.fraction for piece in schedule.pieces)
+        if abs(total - 1) > 1e-6:
+            yield f"{path}.pieces: fractions sum to {total:.6g}, must sum to 1 (of the steps after warm-up)"
+        for i, piece in enumerate(schedule.pieces):
+            where = f"{path}.pieces[{i}]"
+            yield from _one_of(f"{where}.shape", piece.shape, SHAPES)
+            yield from _positive(where, piece, "fraction", "begin")
+            yield from _not_negative(where, piece, "end")
+            if piece.shape in ("exponential", "inverse") and piece.end == 0:
+                yield f"{where}.end: found 0, the {piece.shape} shape needs an end rate above 0"
+
+
+def _optimizer(experiment: Experiment):
+    optimizer, path = experiment.optimizer, "config.optimizer"
+    yield from _fraction(path, optimizer, "beta1", "beta2")
+    yield from _positive(path, optimizer, "epsilon", "accumulation")
+    yield from _not_negative(path, optimizer, "weight_decay", "clip_norm", "z_loss")
+    if optimizer.accumulation > 0 and experiment.data.batch_size % optimizer.accumulation:
+        yield f"{path}.accumulation: found {optimizer.accumulation}, must divide config.data.batch_size = {experiment.data.batch_size}"
+
+
+def _run(experiment: Experiment):
+    if not experiment.name or "/" in experiment.name:
+        yield f"config.name: found {experiment.name!r}, must be a folder name (set config.output for a path)"
+    yield from _not_negative("config", experiment, "seed")
+    yield from _not_negative("config.data", experiment.data, "seed")
+    yield from _one_of("config.precision.compute", experiment.precision.compute, DTYPES)
+    yield from _one_of("config.precision.parameters", experiment.precision.parameters, DTYPES)
+    axes = dataclasses.asdict(experiment.mesh)
+    for name, size in axes.items():
+        if size == 0 or size < -1:
+            yield f"config.mesh.{name}: found {size}, must be above 0, or -1 for all devices that are left"
+    if list(axes.values()).count(-1) > 1:
+        yield f"config.mesh: found {axes}, at most one axis may be -1"
+    yield from _positive("config.checkpoint", experiment.checkpoint, "every", "keep")
+    yield from _positive("config.logging", experiment.logging, "every")
+
+
+def _averaging(experiment: Experiment):
+    averaging, path = experiment.averaging, "config.averaging"
+    yield from _one_of(f"{path}.kind", averaging.kind, AVERAGES)
+    yield from _one_of(f"{path}.shape", averaging.shape, SHAPES)
+    yield from _positive(path, averaging, "last")
+    yield from _fraction(path, averaging, "online_decay")
+    if not 0 < averaging.alpha < 1:
+        yield f"{path}.alpha: found {averaging.alpha}, must lie between 0 and 1"
+    if averaging.kind == "weights" and len(averaging.weights) != averaging.last:
+        yield f"{path}.weights: found {len(averaging.weights)} weights, config.averaging.last = {averaging.last} asks for as many"
+    if averaging.kind != "none" and averaging.last > experiment.checkpoint.keep:
+        yield (
+            f"{path}.last: found {averaging.last}, the window reaches before the first kept checkpoint; "
+            f"config.checkpoint.keep = {experiment.checkpoint.keep} must be at least as large"
+        )
+
+
+def _evaluation(experiment: Experiment):
+    evaluation, path = experiment.evaluation, "config.evaluation"
+    yield from _not_negative(path, evaluation, "every", "questions", "samples", "sample_tokens", "temperature")
+    yield from _positive(path, evaluation, "rows", "batch_size", "quantiles", "bootstrap", "context", "continuation")
+    if evaluation.choices < 2:
+        yield f"{path}.choices: found {evaluation.choices}, must be at least 2"
+    if evaluation.questions and evaluation.context + evaluation.continuation > experiment.data.sequence_length:
+        yield (
+            f"{path}.context: {evaluation.context} + continuation {evaluation.continuation} tokens exceed "
+            f"config.data.sequence_length = {experiment.data.sequence_length}"
+        )
