@@ -257,7 +257,7 @@ def _build(kind, value, path: str):
 def unknown_field(name: str, owner: type) -> str:
     """One line that says a field does not exist and which ones are near."""
     fields = [field.name for field in dataclasses.fields(owner)]
-    near = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, fields, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"its fields are {', '.join(fields)}"
     return f"unknown field {name!r} of {owner.__name__}; {hint}"
 

@@ -27,6 +27,12 @@ def checked(holder: flags.FlagHolder[Experiment]) -> Experiment:
     """The experiment that the flags describe, after `config_check.check`."""
     experiment = holder.value
     if not isinstance(experiment, Experiment):
+        reason = getattr(type(experiment), "_ReportError", None)  # ml_collections hands out a stand-in when a file does not load
+        if reason is not None:
+            try:
+                reason(experiment)
+            except OSError as error:
+                raise ConfigError(f"--config: {error.__cause__}") from None
         raise ConfigError(f"--config: its get_config() returned {type(experiment).__name__}, must return kaiyuan_jax.config.Experiment")
     check(experiment)
     return experiment
@@ -50,12 +56,18 @@ def run(main) -> None:
 def _parse(argv):
     """Parses flags; an unknown field of the config becomes one line with the nearest names."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        lines = str(error).strip().splitlines()  # ml_collections puts a whole traceback of the config file into the message
+        _fail(f"--config: {lines[-1].strip()}" if "Traceback" in str(error) else lines[0])
     except KeyError as error:
         # ml_collections says: Field <name> not found on dataclass <class '...Owner'>
         found = re.search(r"Field (\w+) not found on dataclass <class '.*?(\w+)'>", str(error))
         owner = getattr(config_tree, found.group(2), None) if found else None
-        _fail(f"--config.…{found.group(1)}: {config_tree.unknown_field(found.group(1), owner)}" if owner else f"--config: {error}")
+        if owner is None:
+            _fail(f"--config: {error}")
+        flag = next((item.partition("=")[0] for item in argv if re.search(rf"\.{found.group(1)}\b", item)), "--config")
+        _fail(f"{flag}: {config_tree.unknown_field(found.group(1), owner)}")
     except (FileNotFoundError, ModuleNotFoundError, IndexError, TypeError, ValueError) as error:
         _fail(f"--config: {error}")
 
