@@ -13,7 +13,6 @@ A repeat of a recipe for a look at noise: `--config.seed=1 --config.data.seed=1 
 
 from kaiyuan_jax import config as c
 
-STORES = "stores/quickstart"
 SHARES = {"prose": 0.3, "code": 0.3, "math": 0.2, "chinese": 0.2}
 VARIANTS = {
     "uniform_cosine": ("uniform", c.Schedule(kind="cosine", end=1e-5), "none"),
@@ -23,7 +22,10 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "uniform_cosine") -> c.Experiment:
+def get_config(choice: str = "uniform_cosine") -> c.Experiment:
+    """`VARIANT` or `VARIANT,STORES` with the folder that launch/prepare_quickstart.py wrote."""
+    variant, _, stores = choice.partition(",")
+    stores = stores or "stores/quickstart"
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} unknown, must be one of {', '.join(VARIANTS)}")
     order, schedule, average = VARIANTS[variant]
@@ -32,7 +34,7 @@ def get_config(variant: str = "uniform_cosine") -> c.Experiment:
         name=f"quickstart_{variant}",
         model=c.Model(layers=4, width=128, feedforward=384, heads=4, kv_heads=2, head_size=32, vocabulary=2048),
         data=c.Data(
-            sources=[c.Source(name=name, path=f"{STORES}/{name}/train", heldout=f"{STORES}/{name}/heldout") for name in SHARES],
+            sources=[c.Source(name=name, path=f"{stores}/{name}/train", heldout=f"{stores}/{name}/heldout") for name in SHARES],
             phases=[
                 c.Phase(
                     order=order,

@@ -15,17 +15,16 @@ from kaiyuan_jax.config import ConfigError, Experiment, UserError
 from kaiyuan_jax.config_check import check
 
 
-def define_config(required: bool = True) -> flags.FlagHolder[Experiment]:
-    """Declares `--config`; the value is an `Experiment` with the overrides applied."""
-    holder = config_flags.DEFINE_config_file("config", help_string="Experiment file, such as configs/quickstart.py[:variant].")
-    if required:
-        flags.mark_flag_as_required("config")
-    return holder
+def define_config() -> flags.FlagHolder[Experiment]:
+    """Declares `--config`; `checked` gives its value with the overrides applied."""
+    return config_flags.DEFINE_config_file("config", help_string="Experiment file, such as configs/quickstart.py[:variant].")
 
 
 def checked(holder: flags.FlagHolder[Experiment]) -> Experiment:
     """The experiment that the flags describe, after `config_check.check`."""
     experiment = holder.value
+    if experiment is None:
+        raise ConfigError("--config: missing; name an experiment file, such as --config=configs/quickstart.py:ascending_moderate")
     if not isinstance(experiment, Experiment):
         reason = getattr(type(experiment), "_ReportError", None)  # ml_collections hands out a stand-in when a file does not load
         if reason is not None:
