@@ -7,6 +7,7 @@ reused, so a second call only does what is missing. Trains the four recipes of c
 another seed, so that the noise between seeds stands beside the differences between recipes.
 """
 
+import json
 import os
 import pathlib
 import shlex
@@ -37,7 +38,7 @@ RUNS = [  # variant of configs/quickstart.py, seed
 
 def main(argv):
     del argv
-    start = time.perf_counter()
+    began = time.perf_counter()
     script("prepare_quickstart", f"--output={STORES.value}", f"--vocabulary={VOCABULARY}")
     runs = {folder(variant, seed): overrides(variant, seed) for variant, seed in RUNS}
     script("plan", *overrides("ascending_moderate", 0))
@@ -50,7 +51,7 @@ def main(argv):
     together(evaluations, [*runs, *averaged], "evaluate")
     report = pathlib.Path(OUTPUT.value, "quickstart_report")
     script("report", f"--runs={','.join(map(str, runs))}", f"--output={report}", "--title=Quickstart")
-    print(f"\nDone in {(time.perf_counter() - start) / 60:.1f} minutes. Open {report / 'report.html'}")
+    print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Open {report / 'report.html'}")
 
 
 def folder(variant: str, seed: int) -> pathlib.Path:
@@ -91,10 +92,11 @@ def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -
     with tqdm(total=len(commands), desc=job, unit="run") as bar:
         while waiting or running:
             while waiting and slots:
-                words, path = waiting.pop(0)
+                (words, path), slot = waiting.pop(0), slots.pop()
                 path.mkdir(parents=True, exist_ok=True)
-                running[start(words, path / f"{job}.log", slot := slots.pop())] = (words, path, slot)
+                running[start(words, path / f"{job}.log", slot)] = (words, path, slot)
             time.sleep(0.2)
+            bar.set_postfix_str(", ".join(f"{path.name} {progress(path)}" for _, path, _ in running.values()), refresh=True)
             for process in [p for p in running if p.poll() is not None]:
                 words, path, slot = running.pop(process)
                 slots.append(slot)
@@ -104,6 +106,13 @@ def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -
                         other.terminate()
                     log = (path / f"{job}.log").read_text(errors="replace").splitlines()
                     raise UserError("\n".join([f"quickstart: stopped, this command failed: {shown(words)}", *log[-15:]]))
+
+
+def progress(path: pathlib.Path) -> str:
+    """The step that a run's metrics have reached."""
+    metrics = path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
 
 
 def start(words: list[str], log: pathlib.Path, cores: list[int] | None) -> subprocess.Popen:
