@@ -139,9 +139,8 @@ def _room(schedule, steps):
         found.append(f"config.schedule: {sizes} steps, must be at most {cycle - 1} in a {where} of {cycle} steps; shorten one of them")
     climb = _count(schedule.rewarmup, cycle)
     if schedule.kind == "wsd_s" and schedule.cycles > 1 and climb + parts["decay"] > cycle - 1:
-        found.append(
-            f"config.schedule.rewarmup: {climb} steps + decay {parts['decay']} steps, must be at most {cycle - 1} in a cycle of {cycle} steps"
-        )
+        sizes = f"{climb} steps + decay {parts['decay']} steps"
+        found.append(f"config.schedule.rewarmup: {sizes}, must be at most {cycle - 1} in a cycle of {cycle} steps")
     return found
 
 

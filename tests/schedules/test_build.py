@@ -200,7 +200,7 @@ def test_wsd_has_no_jump_beyond_the_steepest_step_of_its_shape(shape):
         (dict(kind="wsd", warmup=0, shape="sqr"), 100, "config.schedule.shape: found 'sqr', must be one of linear"),
         (dict(kind="piecewise", warmup=0), 100, "config.schedule.pieces: found none"),
         (dict(kind="piecewise", warmup=0, pieces=[Piece(fraction=0.7)]), 100, "sum to 0.7, must sum to 1"),
-        (dict(kind="piecewise", warmup=0, pieces=[Piece(shape="inverse", begin=0.0)]), 100, "config.schedule.pieces\\[0\\]: shape 'inverse'"),
+        (dict(kind="piecewise", warmup=0, pieces=[Piece(shape="inverse", begin=0.0)]), 100, "pieces\\[0\\]: shape 'inverse'"),
     ],
 )
 def test_an_impossible_schedule_is_refused_in_one_line(fields, steps, message):
