@@ -12,6 +12,8 @@ The stores are not on a laptop: `launch/plan.py --config=configs/kaiyuan_2b.py` 
 from kaiyuan_jax import config as c
 
 BILLION = 1_000_000_000
+LENGTH, ROWS = 4096, 2048  # tokens a row, rows a step
+WARMUP = 1000  # steps; ours
 
 # Tokens after deduplication, in billions.
 SIZES = {
@@ -101,7 +103,8 @@ def tokens(phase: c.Phase) -> float:
 
 def get_config() -> c.Experiment:
     parts = phases()
-    shares = [tokens(phase) / sum(map(tokens, parts)) for phase in parts]
+    steps = [tokens(phase) * BILLION / (ROWS * LENGTH) for phase in parts]
+    steps[0] -= WARMUP  # pieces share the steps after warm-up, which is phase 1's
     rates = [(5e-3, 5e-3), (3e-3, 3e-3), (3e-3, 3e-3), (3e-3, 3e-3), (3e-3, 6e-4)]
     return c.Experiment(
         name="kaiyuan_2b",
@@ -113,16 +116,17 @@ def get_config() -> c.Experiment:
                 c.Source(name=name, path=f"stores/kaiyuan/{name}/train", planned_tokens=int(size * BILLION)) for name, size in SIZES.items()
             ],
             phases=parts,
-            sequence_length=4096,
-            batch_size=2048,
+            sequence_length=LENGTH,
+            batch_size=ROWS,
         ),
         schedule=c.Schedule(
             kind="piecewise",
             peak=5e-3,
             end=6e-4,
-            warmup=1000,
+            warmup=WARMUP,
             pieces=[
-                c.Piece(fraction=share, begin=begin, end=end, shape="sqrt") for share, (begin, end) in zip(shares, rates, strict=True)
+                c.Piece(fraction=part / sum(steps), begin=begin, end=end, shape="sqrt")
+                for part, (begin, end) in zip(steps, rates, strict=True)
             ],
         ),
         precision=c.Precision(compute="bfloat16"),
