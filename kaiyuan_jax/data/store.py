@@ -26,7 +26,7 @@ import pyarrow as pa
 import tensorstore as ts
 
 import kaiyuan_jax
-from kaiyuan_jax.data import blocks
+from kaiyuan_jax.data import blocks, mapped
 
 SCHEMA = 1
 SHARD = 1 << 24  # tokens in one file
@@ -118,6 +118,10 @@ class Store:
         return ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{self.folder}/tokens"}}, read=True).result()
 
     @functools.cached_property
+    def _mapped(self) -> mapped.MappedTokens | None:
+        return mapped.open_mapped(f"{self.folder}/tokens", self.tokens, np.dtype(self.manifest.dtype))
+
+    @functools.cached_property
     def _key(self) -> int:
         return blocks.new_key()
 
@@ -140,6 +144,8 @@ class Store:
         sequences = np.asarray(sequences, np.int64)
         if len(sequences) and not (0 <= sequences.min() and sequences.max() < self.sequences(length)):
             raise IndexError(f"{self.folder}: sequence {sequences.min()} or {sequences.max()} outside [0, {self.sequences(length)})")
+        if self._mapped is not None:
+            return self._mapped.rows(sequences * length, length + 1)
         return blocks.rows(self._array, self._key, sequences * length, length + 1)
 
     def document_at(self, token):
