@@ -22,7 +22,7 @@ from kaiyuan_jax.models import flops
 from kaiyuan_jax.schedules import build as schedules
 
 WIDTH, HEIGHT = 64, 8  # of the learning-rate plot, in characters
-LOW = 0.1  # of the peak: below it a rate counts as near zero here
+LOW, HIGH = 0.1, 0.34  # of the peak: below LOW a rate counts as near zero, above HIGH a decay is less than moderate
 MANY_PASSES = 4.05  # 2305.16264: four passes are worth 3.7 fresh ones, later ones much less
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -51,7 +51,7 @@ def curves(experiment: Experiment, plan: Plan, points: int = 512) -> dict:
     step int64[P], learning_rate float32[P], phase int32[P]; by source name, quality: mean quantile float64[P] (NaN where it has no row)
     and mixture: share of rows float64[P]. Each point looks at the batch of its step, and its neighbours up to 256 rows.
     """
-    steps = np.unique(np.linspace(0, plan.steps - 1, min(points, plan.steps)).round().astype(np.int64))
+    steps = _spread(0, plan.steps, points)
     batches = min(max(1, round(256 / plan.batch_size)), plan.steps)
     quality = {name: np.full(steps.size, np.nan) for name in plan.sources}
     mixture = {name: np.zeros(steps.size) for name in plan.sources}
@@ -116,61 +116,62 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
 
 def warnings(experiment: Experiment, plan: Plan) -> list[str]:
     """Combinations that can run but are known to waste data, one line each, each with its source."""
-    rate = learning_rate(experiment, plan)
-    sampled = rate(np.linspace(0, plan.steps - 1, 4096).astype(np.int64))
-    peak, final = float(sampled.max()), float(rate(plan.steps - 1))
-    spans = phase_steps(plan)
-    last = plan.phases[-1]
-    found = []
-    for phase, (first, after) in zip(plan.phases, spans, strict=True):
+    return [*_order_warnings(experiment, plan), *_averaging_warnings(experiment, plan), *_data_warnings(experiment, plan)]
+
+
+def _order_warnings(experiment, plan):
+    rate, averaging = learning_rate(experiment, plan), experiment.averaging
+    peak, final = _peak(experiment, plan), float(rate(plan.steps - 1))
+    for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
         best = rate(np.arange(after - max(1, (after - first) // 10), after))
         wasted = float((best < LOW * peak).mean()) if after > first else 0.0
         if _mostly(phase, "ascending") and wasted >= 0.05:
-            found.append(
-                f"{phase.name}: ascending order while the rate falls to {best[-1]:.2g} ({best[-1] / peak:.1%} of the peak): {wasted:.0%} of "
-                f"its last and best tenth of text is read below a tenth of the peak. End near a third of the peak ({peak / 3:.1g}) and "
-                "average the last checkpoints (arXiv 2511.18903)"
+            yield (
+                f"{phase.name}: ascending order while the rate falls to {best[-1]:.2g} ({best[-1] / peak:.1%} of the peak): {wasted:.0%} "
+                "of its last and best tenth of text is read below a tenth of the peak. End near a third of the peak "
+                f"({peak / 3:.1g}) and average the last checkpoints (arXiv 2511.18903)"
             )
         if any(use.order == "descending" for use in phase.uses):
-            found.append(
-                f"{phase.name}: descending order reads the best text first and ends on the worst; the gain is in ascending (arXiv 2511.18903)"
+            yield (
+                f"{phase.name}: descending order reads the best text first and ends on the worst; the gain is in ascending order "
+                "(arXiv 2511.18903)"
             )
-    if _mostly(last, "uniform") and final > 0.3 * peak:
-        found.append(
-            f"{last.name}: uniform order ends at a rate of {final:.2g}, {final / peak:.0%} of the peak. A shuffled run does best with an end near "
-            "zero: 50.56 with WSD against 49.94 with a constant rate and an average (arXiv 2511.18903, Table 1)"
-        )
-    if _mostly(last, "ascending") and final > 0.3 * peak and experiment.averaging.kind == "none" and not experiment.averaging.online_decay:
-        found.append(
-            f"{last.name}: ascending order ends at {final / peak:.0%} of the peak rate and nothing is averaged: the noise of that rate stays in "
-            "the weights. Set config.averaging.kind, e.g. ema (arXiv 2511.18903)"
-        )
-    found += _averaging_warnings(experiment, plan, rate, peak, spans)
-    found += _data_warnings(experiment, plan)
-    return found
-
-
-def _averaging_warnings(experiment, plan, rate, peak, spans):
-    steps = window(experiment, plan.steps)
-    if not steps:
+    last = plan.phases[-1]
+    if final <= HIGH * peak:
         return
-    mean = float(rate(np.unique(np.linspace(steps[0], plan.steps - 1, 4096).astype(np.int64))).mean())
-    if len(steps) > 1 and mean < LOW * peak:
+    if _mostly(last, "uniform"):
+        yield (
+            f"{last.name}: uniform order ends at a rate of {final:.2g}, {final / peak:.0%} of the peak. A shuffled run does best with an "
+            "end near zero: mean score 50.56 with WSD, 49.94 with a constant rate and an average (arXiv 2511.18903, Table 1)"
+        )
+    if _mostly(last, "ascending") and averaging.kind == "none" and not averaging.online_decay:
+        yield (
+            f"{last.name}: ascending order ends at {final / peak:.0%} of the peak rate and nothing is averaged, so the noise of that rate "
+            "stays in the weights. Set config.averaging.kind, for example to ema (arXiv 2511.18903)"
+        )
+
+
+def _averaging_warnings(experiment, plan):
+    steps = window(experiment, plan.steps)
+    if len(steps) < 2:
+        return
+    peak, mean = _peak(experiment, plan), float(_window_rates(experiment, plan, steps).mean())
+    if mean < LOW * peak:
         yield (
             f"averaging: over the last {len(steps)} checkpoints (steps {steps[0]:,} to {steps[-1]:,}) the mean rate is {mean:.2g}, "
-            f"{mean / peak:.1%} of the peak. Averaging pays only while the rate is not near zero: on a decayed run it changed the mean score "
-            "by -0.42 and +0.01 (arXiv 2608.27370)"
+            f"{mean / peak:.1%} of the peak. Averaging pays only while the rate is not near zero: on a decayed run it changed the mean "
+            "score by -0.42 and +0.01 (arXiv 2608.27370)"
         )
     if experiment.averaging.kind == "wma" and _mostly(plan.phases[-1], "ascending"):
         yield (
-            "averaging: wma imitates a learning-rate decay, so with an ascending order it weighs the checkpoints before the best text most; "
-            "sma and ema do better (arXiv 2511.18903)"
+            "averaging: wma imitates a learning-rate decay, so with an ascending order it gives most weight to the checkpoints before "
+            "the best text; sma and ema do better (arXiv 2511.18903)"
         )
-    begun = [phase.name for phase, (first, after) in zip(plan.phases, spans, strict=True) if steps[0] < first < after]
+    begun = [phase.name for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True) if steps[0] < first < after]
     if begun:
         yield (
-            f"averaging: the window begins at step {steps[0]:,}, before {' and '.join(begun)}: it mixes weights from different mixtures; lower "
-            "config.averaging.last or config.checkpoint.every to stay inside the last phase"
+            f"averaging: the window begins at step {steps[0]:,}, before {' and '.join(begun)}, and so mixes weights from different data; "
+            "lower config.averaging.last or config.checkpoint.every to stay inside the last phase"
         )
 
 
@@ -179,14 +180,27 @@ def _data_warnings(experiment, plan):
     many = [f"{name} {passes:.3g}" for name, passes in sorted(most.items(), key=lambda item: -item[1]) if passes > MANY_PASSES]
     if many:
         yield (
-            f"repetition: read more than 4 times in all: {', '.join(many)}. Four passes are worth about 3.7 fresh ones and later passes much less "
-            "(arXiv 2305.16264); larger sources bear more (arXiv 2511.13421)"
+            f"repetition: read more than 4 times in all: {', '.join(many)}. Four passes are worth about 3.7 fresh ones and later passes "
+            "much less (arXiv 2305.16264); larger sources bear more (arXiv 2511.13421)"
         )
     asked = [use.order or phase.order for phase in experiment.data.phases for use in phase.uses]
     uses = [use for phase in plan.phases for use in phase.uses]
     unsorted = {plan.sources[use.source] for use, wish in zip(uses, asked, strict=True) if use.order != wish}
     if unsorted:
-        yield f"order: {', '.join(sorted(unsorted))} carry no quality score, so the order asked for is replaced by uniform there"
+        yield f"order: no quality score in {', '.join(sorted(unsorted))}, so the order asked for is replaced by uniform there"
+
+
+def _peak(experiment, plan) -> float:
+    return float(learning_rate(experiment, plan)(_spread(0, plan.steps)).max())
+
+
+def _window_rates(experiment, plan, steps):
+    return learning_rate(experiment, plan)(_spread(steps[0], plan.steps))
+
+
+def _spread(first: int, after: int, count: int = 4096) -> np.ndarray:
+    """Up to `count` steps of [first, after), evenly, both ends included."""
+    return np.unique(np.linspace(first, after - 1, min(count, after - first)).round().astype(np.int64))
 
 
 def _mostly(phase, name: str) -> bool:
@@ -219,11 +233,12 @@ def _sources(experiment, plan, tokens, scored):
 def _phases(plan):
     portions = iter(recipe.portions(plan))
     for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
-        rows = []
-        for _ in phase.uses:
-            part = next(portions)
-            low, high = part.window
-            rows.append((part.source, human(part.tokens), f"{part.share:.1%}", f"{part.passes:.3g}", part.order, f"{low:.3g} to {high:.3g}"))
+        parts = [next(portions) for _ in phase.uses]
+        windows = ["{:.3g} to {:.3g}".format(*part.window) for part in parts]
+        rows = [
+            (part.source, human(part.tokens), f"{part.share:.1%}", f"{part.passes:.3g}", part.order, window)
+            for part, window in zip(parts, windows, strict=True)
+        ]
         size = phase.entries * plan.sequence_length
         about = f"steps {first:,} to {after - 1:,}" if after > first else "shorter than a batch"
         shuffle = f", shuffled in windows of {phase.shuffle_window:,} rows" if phase.shuffle_window else ""
@@ -240,11 +255,10 @@ def _exposures(plan):
 
 
 def _learning_rate(experiment, plan):
-    rate = learning_rate(experiment, plan)
-    edges = np.linspace(0, plan.steps, WIDTH + 1)
+    rate, top = learning_rate(experiment, plan), _peak(experiment, plan)
+    edges = np.linspace(0, plan.steps, WIDTH + 1).astype(np.int64)
     # A column is the mean of up to 16 steps spread over its stretch.
-    columns = np.array([rate(np.linspace(a, max(a, b - 1), 16).astype(np.int64)).mean() for a, b in zip(edges, edges[1:], strict=False)])
-    top = float(rate(np.linspace(0, plan.steps - 1, 4096).astype(np.int64)).max())
+    columns = np.array([rate(_spread(a, max(a + 1, b), 16)).mean() for a, b in zip(edges, edges[1:], strict=False)])
     levels = np.round(columns / top * HEIGHT * 8).astype(int) if top else np.zeros(WIDTH, int)
     lines = []
     for row in reversed(range(HEIGHT)):
@@ -267,13 +281,15 @@ def _knots(experiment, plan):
     if experiment.schedule.kind == "power":
         notes.setdefault(experiment.schedule.warmup, []).append("end of warm-up")
     else:
+        held = None
         for part in schedules.segments(experiment.schedule, plan.steps):
             if part.begin == part.end:
                 text = f"constant at {part.end:.3g}"
             else:
                 text = f"{part.shape} {'rise' if part.end > part.begin else 'decay'} from {part.begin:.3g} to {part.end:.3g} begins"
-            if part.stop > part.start:
+            if part.stop > part.start and text != held:
                 notes.setdefault(part.start, []).append(text)
+                held = text if part.begin == part.end else None
     for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
         if after > first:
             notes.setdefault(first, []).append(f"phase {phase.name} begins")
@@ -286,7 +302,7 @@ def _checkpoints(experiment, plan):
     spacing = f"{checkpoint.every:,} steps ({human(checkpoint.every * per_step)} tokens)"
     lines = [f"every {spacing} and after the last step; the newest {checkpoint.keep} are kept"]
     if steps := window(experiment, plan.steps):
-        rates = learning_rate(experiment, plan)(np.unique(np.linspace(steps[0], plan.steps - 1, 4096).astype(np.int64)))
+        rates = _window_rates(experiment, plan, steps)
         covered = steps[-1] - steps[0]
         lines += [
             f"average: {averaging.kind} of the last {len(steps)}, after steps {_listed([f'{step:,}' for step in steps])}",
@@ -302,11 +318,11 @@ def _checkpoints(experiment, plan):
 
 
 def human(count: float) -> str:
-    """A count in three digits and a unit: 614k, 3.36B, 2.2T."""
+    """A count in three digits and a unit, such as 614k, 3.36B or 2.2T; small ones in full."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size:
+        if count >= 0.9995 * size and count >= 1e5:
             return f"{count / size:.3g}{unit}"
-    return f"{count:g}"
+    return f"{count:,}"
 
 
 def _listed(items: list[str]) -> str:

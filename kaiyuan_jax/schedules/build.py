@@ -106,7 +106,7 @@ def problems(schedule: config.Schedule, steps: int) -> list[str]:
         found.append(f"config.schedule.warmup: found {schedule.warmup} steps, must be 0 to {steps - 1} in a run of {steps} steps")
     if schedule.kind == "power":
         return found
-    if schedule.kind in ("wsd", "wsdc", "wsd_s"):
+    if not found and schedule.kind in ("wsd", "wsdc", "wsd_s"):
         found += _room(schedule, steps)
     if schedule.kind == "wsd_s" and schedule.cycles > steps:
         found.append(f"config.schedule.cycles: found {schedule.cycles}, must be at most the {steps} steps of the run")
