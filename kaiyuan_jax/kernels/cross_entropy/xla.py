@@ -1,0 +1,92 @@
+"""Cross-entropy that never holds all logits: a scan over chunks of S positions, forward and backward.
+
+Residuals are the inputs and the log-sum-exp. With z = c tanh(s / c) the capped logits of a chunk, p = exp(z - logsumexp) and g, h the
+cotangents of loss and logsumexp, the gradient of the raw logits s is ((g + h) p - g onehot(target)) (1 - (z / c)^2): the backward pass
+recomputes s chunk by chunk, and accumulates the head's gradient in float32. Chunks cut L, not B, so that a batch sharded over devices
+stays sharded inside a chunk.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# Tokens of a chunk on one device. At V = 4,096 a chunk of logits (16 MB) still fits a CPU's cache; at V = 151,936 (0.6 GB) the products
+# outweigh reading and writing the head's gradient once per chunk.
+CHUNK = 1024
+
+
+def linear_cross_entropy(x_BLD, head_DV, targets_BL, *, softcap: float = 0.0, shards: int = 1, chunk: int = CHUNK):
+    """(loss_BL, logsumexp_BL) in float32; logits exist for about chunk x shards tokens at a time.
+
+    Products in x's dtype, sums in float32.
+    """
+    B, L, _ = x_BLD.shape
+    longest = max(1, chunk * shards // B)
+    chunks = -(-L // longest)
+    length = -(-L // chunks)
+    return _chunked(x_BLD, head_DV, targets_BL, float(softcap), length)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _chunked(x_BLD, head_DV, targets_BL, softcap, length):
+    return _forward(x_BLD, head_DV, targets_BL, softcap, length)[0]
+
+
+def _forward(x_BLD, head_DV, targets_BL, softcap, length):
+    head = head_DV.astype(x_BLD.dtype)
+
+    def chunk(_, inputs):
+        x_BSD, targets_BS = inputs
+        z_BSV = _capped(x_BSD, head, softcap)
+        logsumexp_BS = jax.nn.logsumexp(z_BSV, axis=-1)
+        target_BS = jnp.take_along_axis(z_BSV, targets_BS[..., None], axis=-1)[..., 0]
+        return None, (logsumexp_BS - target_BS, logsumexp_BS)
+
+    _, outputs = jax.lax.scan(chunk, None, (_cut(x_BLD, length), _cut(targets_BL, length)))
+    loss_BL, logsumexp_BL = (_join(output, x_BLD.shape[1]) for output in outputs)
+    return (loss_BL, logsumexp_BL), (x_BLD, head_DV, targets_BL, logsumexp_BL)
+
+
+def _backward(softcap, length, residuals, cotangents):
+    x_BLD, head_DV, targets_BL, logsumexp_BL = residuals
+    head = head_DV.astype(x_BLD.dtype)
+    loss_cotangent_BL, logsumexp_cotangent_BL = cotangents
+
+    def chunk(gradient_DV, inputs):
+        x_BSD, targets_BS, logsumexp_BS, g_BS, h_BS = inputs
+        z_BSV = _capped(x_BSD, head, softcap)
+        p_BSV = jnp.exp(z_BSV - logsumexp_BS[..., None])
+        onehot_BSV = targets_BS[..., None] == jnp.arange(z_BSV.shape[-1])
+        s_BSV = (g_BS + h_BS)[..., None] * p_BSV - jnp.where(onehot_BSV, g_BS[..., None], 0.0)
+        if softcap:
+            s_BSV = s_BSV * (1.0 - jnp.square(z_BSV / softcap))
+        s_BSV = s_BSV.astype(x_BSD.dtype)
+        gradient_DV += jnp.einsum("BLD,BLV->DV", x_BSD, s_BSV, preferred_element_type=jnp.float32)
+        return gradient_DV, jnp.einsum("BLV,DV->BLD", s_BSV, head)
+
+    columns = (x_BLD, targets_BL, logsumexp_BL, loss_cotangent_BL, logsumexp_cotangent_BL)
+    gradient_DV, x_gradient = jax.lax.scan(chunk, jnp.zeros(head_DV.shape, jnp.float32), tuple(_cut(column, length) for column in columns))
+    return _join(x_gradient, x_BLD.shape[1]), gradient_DV.astype(head_DV.dtype), None
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _capped(x_BLD, head_DV, softcap):
+    logits_BLV = jnp.einsum("BLD,DV->BLV", x_BLD, head_DV, preferred_element_type=jnp.float32)
+    return softcap * jnp.tanh(logits_BLV / softcap) if softcap else logits_BLV
+
+
+def _cut(x_BL, length):
+    """[B, L, ...] -> [chunks, B, length, ...], padded with zeros (their cotangents are zero)."""
+    B, L = x_BL.shape[:2]
+    chunks = -(-L // length)
+    x_BL = jnp.pad(x_BL, [(0, 0), (0, chunks * length - L)] + [(0, 0)] * (x_BL.ndim - 2))
+    return jnp.moveaxis(x_BL.reshape(B, chunks, length, *x_BL.shape[2:]), 1, 0)
+
+
+def _join(x, L):
+    """Inverse of `_cut`."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :L]

@@ -1,0 +1,97 @@
+"""The decoder of Kaiyuan-2B (arXiv 2512.07612, section 1): a Qwen3 shape with sandwich norm and soft-capped logits.
+
+    x = embedding[tokens];  x = layer(x) for N layers;  x = norm(x);  logits = c tanh(x head / c)
+
+The N layers are one `Layer` whose parameters are stacked along a leading axis and scanned: compile time does not grow with depth.
+Inside the module a parameter is named for one layer (query_DHC); in the parameter tree that `split` returns, where it is stacked,
+its name says so (query_NDHC). That tree of plain arrays is what is trained, sharded, averaged and saved.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kaiyuan_jax import config
+from kaiyuan_jax.models.layers import REMAT_NAMES, Layer, gain, normal, rms_norm, rope_angles
+
+
+class Decoder(nnx.Module):
+    def __init__(self, model: config.Model, precision: config.Precision, key):
+        dtype = jnp.dtype(precision.parameters)
+        embedding_key, layers_key, head_key = jax.random.split(key, 3)
+        self.compute = jnp.dtype(precision.compute)
+        self.head_size, self.rope_base = model.head_size, model.rope_base
+        self.epsilon, self.softcap = model.norm_epsilon, model.logit_softcap
+        self.remat, self.remat_names = model.remat, tuple(model.remat_names)
+        self.embedding_VD = normal(embedding_key, model, dtype, model.vocabulary, model.width)
+        self.layers = nnx.vmap(lambda key: Layer(model, dtype, key))(jax.random.split(layers_key, model.layers))
+        self.norm_D = gain(1.0, dtype, model.width)
+        self.head_DV = None if model.tied else normal(head_key, model, dtype, model.width, model.vocabulary)
+
+    def __call__(self, inputs_BL, segments_BL, positions_BL, constrain=lambda x, dims: x):
+        """Hidden states x_BLD after the final norm, in the compute dtype; `head` and `logits` take it from there.
+
+        Args: token ids, segment ids (attention stays inside one) and positions, int32 [B, L]; constrain(x, dims) may pin the sharding
+        of an activation whose axes are named by dims.
+        """
+        angles = rope_angles(positions_BL, self.head_size, self.rope_base)
+        graphdef, layers = nnx.split(self.layers)
+
+        def layer(x_BLD, parameters):
+            return nnx.merge(graphdef, parameters)(x_BLD, angles, segments_BL, constrain), None
+
+        if self.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        elif self.remat == "names":
+            policy = jax.checkpoint_policies.save_only_these_names(*self.remat_names)
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+
+        x_BLD = jnp.take(self.embedding_VD[...], inputs_BL, axis=0).astype(self.compute)
+        x_BLD, _ = jax.lax.scan(layer, constrain(x_BLD, "BLD"), layers)
+        return rms_norm(x_BLD, self.norm_D, self.epsilon)
+
+    def head(self):
+        """head_DV in the parameter dtype; the transposed embedding when tied."""
+        return self.embedding_VD[...].T if self.head_DV is None else self.head_DV[...]
+
+    def logits(self, x):
+        """Soft-capped logits [..., V] in float32 from hidden states [..., D]."""
+        logits = jnp.einsum("...D,DV->...V", x, self.head().astype(x.dtype), preferred_element_type=jnp.float32)
+        return self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits
+
+
+def build(model: config.Model, precision: config.Precision, key) -> Decoder:
+    """A freshly initialised decoder. Raises ValueError for a remat mode or a remat name that does not exist."""
+    if model.remat not in ("none", "full", "names"):
+        raise ValueError(f"model.remat: found {model.remat!r}, must be none, full or names")
+    unknown = [name for name in model.remat_names if name not in REMAT_NAMES]
+    if model.remat == "names" and unknown:
+        raise ValueError(f"model.remat_names: found {unknown[0]!r}, must be among {', '.join(REMAT_NAMES)}")
+    return Decoder(model, precision, key)
+
+
+def split(decoder: Decoder):
+    """(graphdef, params): a hashable description and a nested dict of arrays whose names end in their dimensions."""
+    graphdef, state = nnx.split(decoder)
+    params = nnx.to_pure_dict(state)
+    return graphdef, params | {"layers": _rename(params["layers"], lambda stem, dims: f"{stem}_N{dims}")}
+
+
+def merge(graphdef, params) -> Decoder:
+    """The decoder that `split` took apart, around any arrays (or tracers) of the same tree."""
+    return nnx.merge(graphdef, nnx.State(params | {"layers": _rename(params["layers"], lambda stem, dims: f"{stem}_{dims[1:]}")}))
+
+
+def abstract(model: config.Model, precision: config.Precision):
+    """(graphdef, params of ShapeDtypeStruct): `split(build(...))` without any memory."""
+    return split(nnx.eval_shape(functools.partial(build, model, precision), jax.random.key(0)))
+
+
+def _rename(tree, name):
+    """Renames the leaves of nested dicts: name(stem, dims) of stem_DIMS."""
+    return {
+        name(*key.rsplit("_", 1)) if not isinstance(value, dict) else key: _rename(value, name) if isinstance(value, dict) else value
+        for key, value in tree.items()
+    }

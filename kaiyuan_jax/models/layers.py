@@ -1,0 +1,120 @@
+"""One transformer layer: attention and SwiGLU, each a residual branch with a norm before and (sandwich) after.
+
+    h = x + post_norm(attention(norm(x)))          Kaiyuan-2B, section 1.2
+    y = h + post_norm(feedforward(norm(h)))        RMSNorm gains start at 1 (post norms at `post_norm_gain`): 1 is the plain norm
+
+Matrices are stored in the parameter dtype and cast to the dtype of the activations where they are used; norms reduce in float32.
+Every matrix, output projections too, starts from a normal distribution of standard deviation `init_std`.
+Tensors that rematerialisation can keep carry a name, see `REMAT_NAMES`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from kaiyuan_jax import config
+from kaiyuan_jax.kernels.attention.api import attention
+
+# What `remat_names` may list. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
+REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
+
+
+def rms_norm(x, gain, epsilon: float):
+    """x / sqrt(mean(x^2) + epsilon) * gain over the last axis, in float32; returned in x's dtype."""
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
+    return (x32 * scale * gain.astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_angles(positions_BL, head_size: int, base: float):
+    """Cosine and sine [B, L, 1, C/2] in float32 of position x base^(-2i/C)."""
+    frequency = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BLHC, angles):
+    """Rotates the pairs (i, i + C/2), the layout of Qwen and Llama checkpoints."""
+    cos, sin = angles
+    first, second = jnp.split(x_BLHC.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHC.dtype)
+
+
+def project(equation: str, x, weight):
+    """An einsum in the dtype of the activations, whatever the dtype of the stored weight."""
+    return jnp.einsum(equation, x, weight.astype(x.dtype))
+
+
+def normal(key, model: config.Model, dtype, *shape) -> nnx.Param:
+    return nnx.Param((jax.random.normal(key, shape, jnp.float32) * model.init_std).astype(dtype))
+
+
+def gain(value: float, dtype, size: int) -> nnx.Param:
+    return nnx.Param(jnp.full((size,), value, dtype))
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with RMSNorm on each head's queries and keys before RoPE."""
+
+    def __init__(self, model: config.Model, dtype, key):
+        D, H, K, C = model.width, model.heads, model.kv_heads, model.head_size
+        keys = jax.random.split(key, 4)
+        self.epsilon = model.norm_epsilon
+        self.norm_D = gain(1.0, dtype, D)
+        self.query_DHC = normal(keys[0], model, dtype, D, H, C)
+        self.key_DKC = normal(keys[1], model, dtype, D, K, C)
+        self.value_DKC = normal(keys[2], model, dtype, D, K, C)
+        self.out_HCD = normal(keys[3], model, dtype, H, C, D)
+        self.query_norm_C = gain(1.0, dtype, C) if model.qk_norm else None
+        self.key_norm_C = gain(1.0, dtype, C) if model.qk_norm else None
+        self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
+
+    def __call__(self, x_BLD, angles, segments_BL, constrain):
+        x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
+        q_BLHC = project("BLD,DHC->BLHC", x_BLD, self.query_DHC)
+        k_BLKC = project("BLD,DKC->BLKC", x_BLD, self.key_DKC)
+        v_BLKC = project("BLD,DKC->BLKC", x_BLD, self.value_DKC)
+        if self.query_norm_C is not None:
+            q_BLHC = rms_norm(q_BLHC, self.query_norm_C, self.epsilon)
+            k_BLKC = rms_norm(k_BLKC, self.key_norm_C, self.epsilon)
+        q_BLHC = checkpoint_name(constrain(rotate(q_BLHC, angles), "BLHC"), "query")
+        k_BLKC = checkpoint_name(constrain(rotate(k_BLKC, angles), "BLKC"), "key")
+        v_BLKC = checkpoint_name(constrain(v_BLKC, "BLKC"), "value")
+        a_BLHC = checkpoint_name(attention(q_BLHC, k_BLKC, v_BLKC, segments_BL=segments_BL), "attention_out")
+        out_BLD = project("BLHC,HCD->BLD", a_BLHC, self.out_HCD)
+        return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: (silu(x gate) * x up) down."""
+
+    def __init__(self, model: config.Model, dtype, key):
+        D, F = model.width, model.feedforward
+        keys = jax.random.split(key, 3)
+        self.epsilon = model.norm_epsilon
+        self.norm_D = gain(1.0, dtype, D)
+        self.gate_DF = normal(keys[0], model, dtype, D, F)
+        self.up_DF = normal(keys[1], model, dtype, D, F)
+        self.down_FD = normal(keys[2], model, dtype, F, D)
+        self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
+
+    def __call__(self, x_BLD, constrain):
+        x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
+        gate_BLF = checkpoint_name(constrain(project("BLD,DF->BLF", x_BLD, self.gate_DF), "BLF"), "gate")
+        up_BLF = checkpoint_name(constrain(project("BLD,DF->BLF", x_BLD, self.up_DF), "BLF"), "up")
+        out_BLD = project("BLF,FD->BLD", jax.nn.silu(gate_BLF) * up_BLF, self.down_FD)
+        return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
+
+
+class Layer(nnx.Module):
+    def __init__(self, model: config.Model, dtype, key):
+        attention_key, feedforward_key = jax.random.split(key)
+        self.attention = Attention(model, dtype, attention_key)
+        self.feedforward = FeedForward(model, dtype, feedforward_key)
+
+    def __call__(self, x_BLD, angles, segments_BL, constrain):
+        x_BLD = checkpoint_name(constrain(x_BLD, "BLD"), "attention_in")
+        h_BLD = x_BLD + self.attention(x_BLD, angles, segments_BL, constrain)
+        h_BLD = checkpoint_name(constrain(h_BLD, "BLD"), "feedforward_in")
+        return h_BLD + self.feedforward(h_BLD, constrain)
