@@ -25,8 +25,9 @@ def seed_of(*parts) -> int:
 
 
 def hash64(values, seeds) -> np.ndarray:
-    """uint64 hashes of integers under seeds (broadcast): the finaliser of SplitMix64 applied twice, so that near seeds are unrelated."""
-    return _mix(np.asarray(values).astype(np.uint64) + _mix(np.asarray(seeds).astype(np.uint64) * _GOLDEN + _GOLDEN))
+    """uint64 hashes of integers under seeds (broadcast, at least 1-d): SplitMix64's finaliser twice, so that near seeds are unrelated."""
+    values, seeds = (np.atleast_1d(part).astype(np.uint64) for part in (values, seeds))  # arrays wrap around silently, scalars warn
+    return _mix(values + _mix(seeds * _GOLDEN + _GOLDEN))
 
 
 def below(hashes: np.ndarray, bounds: np.ndarray) -> np.ndarray:
