@@ -1,8 +1,11 @@
 """Rows of an uncompressed token array, copied straight out of its memory-mapped files.
 
 A zarr3 shard whose inner chunks are stored raw and in order begins with its tokens as they are in memory, so a row is one copy from
-the page cache: no request, no decoding, no cache of ours, and nearly the same speed for any order over a store of any size. The
-operating system is told of all rows of a call before the first is touched, so that cold pages arrive together, not one by one.
+the page cache: no request, no decoding, no cache of ours, and nearly the same speed for any order over a store of any size.
+
+A store that is small beside the machine's memory is in the page cache after its first reading, and the system's own read-ahead fills
+it. For a larger one that read-ahead is turned off, and the rows of each call are announced before the first is touched, so that cold
+pages arrive together, not one by one, and nothing else is read. An announcement costs about 1.5 us a stretch.
 """
 
 import functools
@@ -14,20 +17,22 @@ import pathlib
 import numpy as np
 
 _MAPS = 4096  # files mapped at once by one store; Linux allows a process 65,530 maps
+_SMALL = 1 / 8  # of the machine's memory
 
 
 class MappedTokens:
     """A flat array of `tokens` tokens in shards of `shard` tokens; files are mapped when first touched."""
 
-    def __init__(self, folder: str, tokens: int, shard: int, dtype: np.dtype):
+    def __init__(self, folder: str, tokens: int, shard: int, dtype: np.dtype, *, announce: bool):
         self._folder, self._tokens, self._shard, self._dtype = folder, tokens, shard, dtype
+        self._announces = announce and hasattr(mmap, "MADV_WILLNEED")
         self._map = functools.lru_cache(maxsize=_MAPS)(self._open)
 
     def _open(self, number: int) -> mmap.mmap:
         with open(f"{self._folder}/c/{number}", "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # no guesses: what to read ahead is said row by row
+        if self._announces:
+            mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
     def rows(self, starts: np.ndarray, width: int) -> np.ndarray:
@@ -38,7 +43,8 @@ class MappedTokens:
         arranged = slice(None) if (np.diff(starts) >= 0).all() else np.argsort(starts, kind="stable")
         starts = starts[arranged]
         rows = np.arange(len(starts))[arranged]
-        self._announce(starts, width)
+        if self._announces:
+            self._announce(starts, width)
         shard = starts // self._shard
         groups = np.append(np.flatnonzero(np.diff(shard, prepend=-1)), len(starts))
         for begin, end in zip(groups[:-1].tolist(), groups[1:].tolist(), strict=True):
@@ -65,8 +71,6 @@ class MappedTokens:
 
     def _announce(self, starts: np.ndarray, width: int) -> None:
         """Asks for the pages of all rows (ascending), neighbours as one stretch."""
-        if not hasattr(mmap, "MADV_WILLNEED"):
-            return
         page, size = mmap.PAGESIZE, self._dtype.itemsize
         first = np.flatnonzero(np.append(True, (starts[1:] > starts[:-1] + width + page // size) | (np.diff(starts // self._shard) > 0)))
         last = np.append(first[1:], len(starts)) - 1
@@ -95,4 +99,5 @@ def open_mapped(folder: str, tokens: int, dtype: np.dtype) -> MappedTokens | Non
             file.seek(-(index.nbytes + 4), os.SEEK_END)  # a checksum of 4 bytes follows the index
             if file.read(index.nbytes) != index.tobytes():
                 return None
-    return MappedTokens(folder, tokens, shard, dtype)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return MappedTokens(folder, tokens, shard, dtype, announce=tokens * dtype.itemsize > _SMALL * memory)

@@ -6,7 +6,7 @@ import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan_jax.data.mapped import open_mapped
+from kaiyuan_jax.data.mapped import MappedTokens, open_mapped
 
 TOKENS, SHARD, CHUNK = 1000, 128, 16
 
@@ -29,15 +29,18 @@ def write(folder, values, codecs=()):
         array[start : min(start + SHARD, len(values))].write(values[start : start + SHARD]).result()
 
 
-@pytest.fixture(scope="module", params=["uint16", "uint32"])
+@pytest.fixture(scope="module", params=["uint16", "uint32", "larger than memory"])
 def mapped(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    values = np.random.default_rng(0).integers(1, 60_000, TOKENS).astype(request.param)
+    large = request.param == "larger than memory"
+    values = np.random.default_rng(0).integers(1, 60_000, TOKENS).astype("uint16" if large else request.param)
     write(folder / "tokens", values)
+    if large:
+        return values, MappedTokens(str(folder / "tokens"), TOKENS, SHARD, values.dtype, announce=True)
     return values, open_mapped(str(folder / "tokens"), TOKENS, values.dtype)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.integers(1, TOKENS), st.lists(st.floats(0, 1), max_size=40), st.booleans())
 def test_rows_are_the_tokens_asked_for(mapped, width, places, ascending):
     values, array = mapped
