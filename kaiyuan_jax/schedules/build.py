@@ -21,6 +21,7 @@ says in between; neighbours share a knot where the rate is continuous, and lie o
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -106,10 +107,10 @@ def problems(schedule: config.Schedule, steps: int) -> list[str]:
         found.append(f"config.schedule.warmup: found {schedule.warmup} steps, must be 0 to {steps - 1} in a run of {steps} steps")
     if schedule.kind == "power":
         return found
-    if not found and schedule.kind in ("wsd", "wsdc", "wsd_s"):
-        found += _room(schedule, steps)
     if schedule.kind == "wsd_s" and schedule.cycles > steps:
         found.append(f"config.schedule.cycles: found {schedule.cycles}, must be at most the {steps} steps of the run")
+    if not found and schedule.kind in ("wsd", "wsdc", "wsd_s"):
+        found += _room(schedule, steps)
     if schedule.kind == "piecewise":
         total = sum(piece.fraction for piece in schedule.pieces)
         if not schedule.pieces:
@@ -136,7 +137,9 @@ def _room(schedule, steps):
     found = []
     if sum(parts.values()) > cycle - 1:
         sizes = " + ".join(f"{name} {size}" for name, size in parts.items())
-        found.append(f"config.schedule: {sizes} steps, must be at most {cycle - 1} in a {where} of {cycle} steps; shorten one of them")
+        most = (cycle - 1 - sum(parts.values()) + parts["decay"]) / cycle
+        hint = f"lower config.schedule.decay to {math.floor(1000 * most) / 1000:g} or less" if most > 0.001 else "shorten the others"
+        found.append(f"config.schedule: {sizes} steps, must be at most {cycle - 1} in a {where} of {cycle} steps; {hint}")
     climb = _count(schedule.rewarmup, cycle)
     if schedule.kind == "wsd_s" and schedule.cycles > 1 and climb + parts["decay"] > cycle - 1:
         sizes = f"{climb} steps + decay {parts['decay']} steps"
@@ -185,4 +188,5 @@ def _power(schedule, step, batch_size, sequence_length):
 
 
 def _count(share: float, steps: int) -> int:
-    return max(1, round(share * steps)) if share > 0 else 0
+    # At most all but the first step, so that a share of 1 decays over a whole run or cycle.
+    return min(max(1, round(share * steps)), max(1, steps - 1)) if share > 0 else 0

@@ -58,6 +58,11 @@ def test_wsd_with_exponential_decay_is_the_released_loss_curve_schedule():
     assert (got[2160:20001] == np.float32(3e-4)).all()
 
 
+def test_a_decay_share_of_one_decays_over_the_whole_run():
+    got = rates(Schedule(kind="wsd", peak=1.0, end=0.0, warmup=0, decay=1.0, shape="linear"), 11)
+    np.testing.assert_allclose(got, np.linspace(1, 0, 11), rtol=1e-6)
+
+
 def test_wsdc_holds_the_end_rate_over_its_tail():
     got = rates(Schedule(kind="wsdc", peak=1e-2, end=1e-3, warmup=5, decay=0.2, tail=0.1, shape="linear"), 100)
     assert got[69] == np.float32(1e-2) and got[70] < np.float32(1e-2)
@@ -192,9 +197,10 @@ def test_wsd_has_no_jump_beyond_the_steepest_step_of_its_shape(shape):
         (dict(kind="wsdd"), 100, "config.schedule.kind: found 'wsdd', must be one of"),
         (dict(kind="wsd"), 0, "the run has 0 steps"),
         (dict(kind="constant", warmup=100), 100, "config.schedule.warmup: found 100 steps, must be 0 to 99"),
-        (dict(kind="wsd", warmup=60, decay=0.5), 100, "warmup 60 \\+ decay 50 steps, must be at most 99"),
+        (dict(kind="wsd", warmup=60, decay=0.5), 100, "warmup 60 \\+ decay 50 steps, must be at most 99 .*decay to 0.39 or less"),
         (dict(kind="wsdc", warmup=30, decay=0.5, tail=0.3), 100, "tail 30"),
         (dict(kind="wsd_s", warmup=30, decay=0.5, cycles=4), 100, "in a cycle of 25 steps"),
+        (dict(kind="wsd_s", warmup=0, cycles=101), 100, "config.schedule.cycles: found 101, must be at most the 100 steps"),
         (dict(kind="wsd_s", warmup=0, decay=0.5, cycles=4, rewarmup=0.6), 100, "config.schedule.rewarmup: 15 steps"),
         (dict(kind="wsd", warmup=0, shape="exponential", end=0.0), 100, "needs both rates above 0"),
         (dict(kind="wsd", warmup=0, shape="sqr"), 100, "config.schedule.shape: found 'sqr', must be one of linear"),
