@@ -164,7 +164,7 @@ def test_a_decay_ends_exactly_at_its_end(case):
     assert rates(schedule, steps)[-1] == np.float32(end)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(any_schedule())
 def test_traced_batched_and_scalar_steps_give_the_same_rates(case):
     schedule, steps = case
