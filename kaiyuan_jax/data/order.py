@@ -5,9 +5,9 @@ is the entries of all uses sorted by key, ties by use. A prefix that ends at key
 x m_i to within one: every stretch of a phase holds the phase's mixture, whatever the sizes. The offsets are spread over (0, 1), so
 that many small sources do not arrive together.
 
-Lookup. With S uses and M rows in all, the entries below x number x M to within S. So rows [p, p + B) lie among the entries whose keys
-are in [(p - S) / M, (p + B + S) / M): list those, about B + 2 S, sort, slice. Time O(B + S), and the order is exact because the
-counts before the window are corrected against the float64 keys themselves.
+Lookup. With S uses and M rows in all, x M entries have keys below x, to within S. So rows [p, p + B) lie among the entries with keys in
+[(p - S) / M, (p + B + S) / M): list those, about B + 2 S, sort, and slice at p minus the number of entries before them, which is
+known exactly. Time and memory are O(B + S).
 
 Inside a use, an entry becomes a sequence and a pass:
   uniform     pass after pass, each in a seeded permutation of its own
@@ -93,7 +93,7 @@ def lookup(phase: PhasePlan, positions: np.ndarray) -> tuple[np.ndarray, np.ndar
     """(use, entry), int64[R] each, of rows of the phase given by their rank in the merge."""
     entries = phase.columns["entries"]
     uses, total = len(entries), phase.entries
-    margin = uses + 2
+    margin = uses + 2  # two ranks more than needed, so that rounding of keys at the edges of the window changes nothing
     arranged = np.argsort(positions, kind="stable")
     ranks = positions[arranged]
     # Runs of ranks: a new one only where the gap costs more than listing what lies between.
@@ -106,7 +106,7 @@ def lookup(phase: PhasePlan, positions: np.ndarray) -> tuple[np.ndarray, np.ndar
     counts = (end_RS - begin_RS).ravel()
     use = np.repeat(np.tile(np.arange(uses), first.size), counts)
     entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - begin_RS.ravel(), counts)
-    key = _keys(entry, use, entries)
+    key = (entry + offsets(uses)[use]) / entries[use]
     sizes_R = counts.reshape(first.size, uses).sum(axis=1)
     if first.size == 1:
         ordered = np.argsort(key, kind="stable")  # candidates are listed use by use, so ties stay in that order
@@ -118,19 +118,9 @@ def lookup(phase: PhasePlan, positions: np.ndarray) -> tuple[np.ndarray, np.ndar
     return use[chosen], entry[chosen]
 
 
-def _keys(entry, use, entries):
-    return (entry + offsets(len(entries))[use]) / np.maximum(entries, 1)[use]
-
-
 def _entries_below(x_R, entries_S):
-    """int64[R, S]: how many entries of each use have a float64 key below x."""
-    use = np.arange(len(entries_S))
-    estimate = np.ceil(x_R[:, None] * entries_S - offsets(len(entries_S)))
-    count = np.clip(estimate, 0, entries_S).astype(np.int64)
-    # The estimate is off by at most one, and only where a key equals x to rounding.
-    count += (count < entries_S) & (_keys(count, use, entries_S) < x_R[:, None])
-    count -= (count > 0) & (_keys(count - 1, use, entries_S) >= x_R[:, None])
-    return count
+    """int64[R, S]: how many entries of each use have a key below x; exact but for keys that equal x to rounding."""
+    return np.clip(np.ceil(x_R[:, None] * entries_S - offsets(len(entries_S))), 0, entries_S).astype(np.int64)
 
 
 def _shuffle(phase: PhasePlan, positions):
