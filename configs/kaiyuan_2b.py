@@ -108,9 +108,7 @@ def get_config() -> c.Experiment:
     rates = [(5e-3, 5e-3), (3e-3, 3e-3), (3e-3, 3e-3), (3e-3, 3e-3), (3e-3, 6e-4)]
     return c.Experiment(
         name="kaiyuan_2b",
-        model=c.Model(
-            layers=28, width=2048, feedforward=6144, heads=16, kv_heads=8, head_size=128, vocabulary=151_936, remat="full"
-        ),
+        model=c.Model(layers=28, width=2048, feedforward=6144, heads=16, kv_heads=8, head_size=128, vocabulary=151_936, remat="full"),
         data=c.Data(
             sources=[
                 c.Source(name=name, path=f"stores/kaiyuan/{name}/train", planned_tokens=int(size * BILLION)) for name, size in SIZES.items()

@@ -6,6 +6,7 @@ selection and repetition give, an averaging window longer than the run) is check
 """
 
 import dataclasses
+import difflib
 import math
 import typing
 
@@ -109,7 +110,8 @@ def _phase(phase, path: str, names: list[str]):
     for i, use in enumerate(phase.uses):
         where = f"{path}.uses[{i}]"
         if use.source not in names:
-            yield f"{where}.source: found {use.source!r}, must be one of config.data.sources: {', '.join(names) or '(none given)'}"
+            near = difflib.get_close_matches(use.source, names) if len(names) > 8 else names
+            yield f"{where}.source: found {use.source!r}, must be one of config.data.sources: {', '.join(near or names) or '(none given)'}"
         low, high = use.window
         if not 0 <= low < high <= 1:
             yield f"{where}.window: found {use.window}, must satisfy 0 <= low < high <= 1 (token mass, worst 0 to best 1)"
@@ -134,7 +136,7 @@ def _schedule(experiment: Experiment):
     yield from _one_of(f"{path}.shape", schedule.shape, SHAPES)
     yield from _positive(path, schedule, "peak", "cycles")
     yield from _not_negative(path, schedule, "end", "warmup")
-    if schedule.end > schedule.peak:
+    if schedule.kind in ("cosine", "wsd", "wsd_s", "wsdc") and schedule.end > schedule.peak > 0:
         yield f"{path}.end: found {schedule.end}, must not exceed config.schedule.peak = {schedule.peak}"
     decays = schedule.kind in ("wsd", "wsd_s", "wsdc")
     if decays and schedule.shape in ("exponential", "inverse") and schedule.end == 0:

@@ -4,14 +4,15 @@ A config file defines `get_config()` or `get_config(variant: str)` (`--config=co
 `Experiment`. Mistakes end as one line per problem and exit code 2, without a traceback.
 """
 
+import dataclasses
 import re
 import sys
+import typing
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from kaiyuan_jax import config as config_tree
-from kaiyuan_jax.config import ConfigError, Experiment, UserError
+from kaiyuan_jax.config import ConfigError, Experiment, UserError, unknown_field
 from kaiyuan_jax.config_check import check
 
 
@@ -31,7 +32,7 @@ def checked(holder: flags.FlagHolder[Experiment]) -> Experiment:
             try:
                 reason(experiment)
             except OSError as error:
-                raise ConfigError(f"--config: {error.__cause__}") from None
+                raise ConfigError(f"--config: {str(error.__cause__).strip().splitlines()[-1].strip()}") from None
         raise ConfigError(f"--config: its get_config() returned {type(experiment).__name__}, must return kaiyuan_jax.config.Experiment")
     check(experiment)
     return experiment
@@ -53,22 +54,38 @@ def run(main) -> None:
 
 
 def _parse(argv):
-    """Parses flags; an unknown field of the config becomes one line with the nearest names."""
+    """Parses flags; what is wrong with an override of the config is said before ml_collections sees it."""
+    for argument in argv[1:]:
+        match = re.match(r"--(?:no)?(config\.[^=]+)", argument)
+        if match and (problem := _override_problem(match.group(1))):
+            _fail(f"--{match.group(1)}: {problem}")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         lines = str(error).strip().splitlines()  # ml_collections puts a whole traceback of the config file into the message
         _fail(f"--config: {lines[-1].strip()}" if "Traceback" in str(error) else lines[0])
-    except KeyError as error:
-        # ml_collections says: Field <name> not found on dataclass <class '...Owner'>
-        found = re.search(r"Field (\w+) not found on dataclass <class '.*?(\w+)'>", str(error))
-        owner = getattr(config_tree, found.group(2), None) if found else None
-        if owner is None:
-            _fail(f"--config: {error}")
-        flag = next((item.partition("=")[0] for item in argv if re.search(rf"\.{found.group(1)}\b", item)), "--config")
-        _fail(f"{flag}: {config_tree.unknown_field(found.group(1), owner)}")
-    except (FileNotFoundError, ModuleNotFoundError, IndexError, TypeError, ValueError) as error:
+    except IndexError:
+        given = ", ".join(argument.partition("=")[0] for argument in argv if "[" in argument)
+        _fail(f"{given}: an index beyond the end of its list; count from 0, and see --dry_run for what the lists hold")
+    except (FileNotFoundError, ModuleNotFoundError, KeyError, TypeError, ValueError) as error:
         _fail(f"--config: {error}")
+
+
+def _override_problem(path: str) -> str:
+    """What is wrong with a dotted path into an `Experiment`, or nothing."""
+    kind = Experiment
+    for name, index in re.findall(r"\.(\w+)((?:\[\d+\])*)", path):
+        if not dataclasses.is_dataclass(kind):
+            return f"{name!r} does not exist, what stands before it has no fields"
+        hints = typing.get_type_hints(kind)
+        if name not in hints:
+            return unknown_field(name, kind)
+        kind = hints[name]
+        if typing.get_origin(kind) is list and index:
+            kind = typing.get_args(kind)[0]
+    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is list:
+        return "a whole table cannot be given on the command line; set its fields one by one, or edit the config file"
+    return ""
 
 
 def _fail(message: str) -> None:

@@ -136,9 +136,15 @@ def test_a_saved_experiment_that_is_no_tree_is_refused(text):
         c.from_json(text)
 
 
+SCRIPT = """
+from kaiyuan_jax import flags
+CONFIG = flags.define_config()
+flags.run(lambda argv: print(flags.checked(CONFIG).schedule.peak))
+"""
+
+
 def launch(*arguments: str) -> subprocess.CompletedProcess:
-    script = "from kaiyuan_jax import flags\nCONFIG = flags.define_config()\nflags.run(lambda argv: print(flags.checked(CONFIG).schedule.peak))"
-    return subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_overrides_on_the_command_line_are_typed():
@@ -152,6 +158,9 @@ def test_overrides_on_the_command_line_are_typed():
         (["--config.schedule.peek=1"], "--config.schedule.peek: unknown field 'peek' of Schedule; did you mean peak"),
         (["--config.schedule.peak=fast"], "could not convert string to float: 'fast'"),
         (["--config.schedule.peak=-1"], "config.schedule.peak: found -1.0, must be above 0"),
+        (["--config.schedul.peak=1"], "--config.schedul.peak: unknown field 'schedul' of Experiment; did you mean schedule"),
+        (["--config.data.phases[9].order=folded"], "--config.data.phases[9].order: an index beyond the end of its list"),
+        (["--config.data.phases=[]"], "--config.data.phases: a whole table cannot be given on the command line"),
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
@@ -162,9 +171,16 @@ def test_a_mistake_on_the_command_line_ends_in_one_line_and_no_traceback(argumen
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_config_file_and_variant_end_in_one_line():
-    for argument, message in (("configs/absent.py", "absent.py"), ("configs/quickstart.py:nonsense", "must be one of uniform_cosine")):
-        done = launch(f"--config={argument}")
-        assert done.returncode != 0
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("configs/absent.py", "absent.py"),
+        ("configs/saved.py", "needs the file to run again"),
+        ("configs/quickstart.py:nonsense", "must be one of uniform_cosine"),
+    ],
+)
+def test_a_config_file_that_does_not_load_ends_in_one_line(path, message):
+    done = launch(f"--config={path}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
