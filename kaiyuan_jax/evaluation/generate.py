@@ -5,7 +5,7 @@ matter. A text longer than the window keeps its newest tokens. (A key/value cach
 window; for the handful of samples of a report it is not needed.)
 """
 
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,22 @@ import numpy as np
 from kaiyuan_jax.models import decoder as decoders
 
 
-def make_step(graphdef, *, vocabulary: int, temperature: float) -> Callable:
-    """A jitted (params, tokens int32[B, L], lengths int32[B], keys[B]) -> int32[B], the token after `lengths` tokens of each row.
+@functools.partial(jax.jit, static_argnames=("graphdef", "vocabulary", "temperature"))
+def next_tokens(params, tokens_BL, lengths_B, keys_B, *, graphdef, vocabulary: int, temperature: float):
+    """int32[B]: the token after the first `lengths_B` tokens of each row of tokens int32[B, L].
 
-    Temperature 0 takes the most likely token; else tokens are drawn from softmax(logits / temperature). Ids from `vocabulary` on, which the
-    tokenizer does not have, are never drawn.
+    Temperature 0 takes the most likely token; else tokens are drawn from softmax(logits / temperature). Ids from `vocabulary` on, which
+    the tokenizer does not have, are never drawn.
     """
-
-    @jax.jit
-    def step(params, tokens_BL, lengths_B, keys_B):
-        decoder = decoders.merge(graphdef, params)
-        positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1], dtype=jnp.int32), tokens_BL.shape)
-        x_BLD = decoder(tokens_BL, jnp.ones_like(tokens_BL), positions_BL)
-        x_BD = jnp.take_along_axis(x_BLD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-        logits_BV = decoder.logits(x_BD)
-        logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < vocabulary, logits_BV, -jnp.inf)
-        if temperature == 0:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        return jax.vmap(jax.random.categorical)(keys_B, logits_BV / temperature).astype(jnp.int32)
-
-    return step
+    decoder = decoders.merge(graphdef, params)
+    positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1], dtype=jnp.int32), tokens_BL.shape)
+    x_BLD = decoder(tokens_BL, jnp.ones_like(tokens_BL), positions_BL)
+    x_BD = jnp.take_along_axis(x_BLD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    logits_BV = decoder.logits(x_BD)
+    logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < vocabulary, logits_BV, -jnp.inf)
+    if temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV / temperature).astype(jnp.int32)
 
 
 def generate(graphdef, params, prompts, *, new_tokens: int, window: int, eod: int, vocabulary: int, temperature: float, seed: int):
@@ -46,7 +42,7 @@ def generate(graphdef, params, prompts, *, new_tokens: int, window: int, eod: in
         return [[] for _ in prompts]
     if not all(prompts):
         raise ValueError("generate: found an empty prompt, each needs at least one token")
-    step = make_step(graphdef, vocabulary=vocabulary, temperature=temperature)
+    options = dict(graphdef=graphdef, vocabulary=vocabulary, temperature=temperature)
     rows_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(prompts)))
     texts, ended = [list(prompt) for prompt in prompts], np.zeros(len(prompts), bool)
     for count in range(new_tokens):
@@ -55,7 +51,7 @@ def generate(graphdef, params, prompts, *, new_tokens: int, window: int, eod: in
             recent = text[-window:]
             tokens_BL[row, : len(recent)], lengths_B[row] = recent, len(recent)
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(rows_B, count)
-        for row, token in enumerate(np.asarray(step(params, tokens_BL, lengths_B, keys_B))):
+        for row, token in enumerate(np.asarray(next_tokens(params, tokens_BL, lengths_B, keys_B, **options))):
             ended[row] |= token == eod
             if not ended[row]:
                 texts[row].append(int(token))

@@ -11,6 +11,7 @@ Documents enter a quality bin by the quantile of their middle, in token mass of 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -68,13 +69,13 @@ def make_batch(tokens_BL1: np.ndarray, *, eod: int, mask_documents: bool) -> dic
 
 
 def token_losses(graphdef) -> Callable:
-    """A jitted (params, batch) -> float32[B, L], nats; compiled once for each batch shape."""
+    """A (params, batch) -> float32[B, L], nats; compiled once in a process for each model and batch shape."""
+    return functools.partial(_token_losses, graphdef)
 
-    @jax.jit
-    def compute(params, batch):
-        return losses.token_losses(decoders.merge(graphdef, params), batch)[0]
 
-    return compute
+@functools.partial(jax.jit, static_argnums=0)
+def _token_losses(graphdef, params, batch):
+    return losses.token_losses(decoders.merge(graphdef, params), batch)[0]
 
 
 def row_losses(compute, params, rows_RL1: np.ndarray, *, batch_size: int, eod: int, mask_documents: bool) -> np.ndarray:

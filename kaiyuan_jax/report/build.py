@@ -21,7 +21,8 @@ def build(folders, output, *, title: str = "Runs", preliminary: str = "", baseli
         raise config.UserError(f"--baseline: found {baseline!r}, must be one of {', '.join(run.name for run in runs)}")
     found = compare.groups(runs)
     reference = _reference(runs, found, baseline)
-    figures = _figures(runs, found, reference)
+    with style.settings():
+        figures = _figures(runs, found, reference)
     text = table.text(table.rows(runs, reference), _sources(found)) if reference else "no run was evaluated yet (launch/evaluate.py)"
     parts = _parts(title, preliminary, runs, found, reference, figures)
 

@@ -80,7 +80,7 @@ class Verdict:
         if self.noise is None:
             seeds = "seed noise unknown, as no recipe was repeated"
         elif self.exceeds_noise:
-            seeds = f"exceeds the seed noise of {self.noise:.4f}"
+            seeds = f"exceeds the seed noise of {self.noise:.4f}" + (f" ({abs(self.value) / self.noise:.1f} times)" if self.noise else "")
         else:
             seeds = f"does not exceed the seed noise of {self.noise:.4f}"
         if self.holds:
@@ -89,7 +89,8 @@ class Verdict:
             end = "No conclusion: runs of one recipe may differ as much."
         else:
             end = "No conclusion: other held-out documents could reverse it."
-        return f"{self.value:+.4f} bits per byte; {seeds}; {documents}. {end}"
+        runs = " (means of {} and {} runs)".format(*self.repeats) if max(self.repeats) > 1 else ""
+        return f"{self.value:+.4f} bits per byte{runs}; {seeds}; {documents}. {end}"
 
 
 def groups(runs: list[Run]) -> list[Group]:

@@ -25,6 +25,9 @@ def results(runs: list[Run], found: list[Group], baseline: Group) -> bytes:
             y = place - 0.13 if not hollow and len(groups) > 1 else place
             if len(group.models) > 1:
                 axis.plot([m.bits for m in group.models], [y] * len(group.models), "|", color=colour, markersize=11, markeredgewidth=1.6)
+            _, interval = compare.difference(group.models, baseline.models)
+            if interval and group is not baseline:
+                axis.plot([baseline.bits + end for end in interval], [y, y], color=colour, linewidth=1.4)
             style_of = dict(markerfacecolor="white" if hollow else colour, markeredgecolor=colour, markersize=8.5, markeredgewidth=1.8)
             axis.plot(group.bits, y, "o", **style_of, zorder=4)
             below = hollow or len(groups) == 1
@@ -61,43 +64,45 @@ def interaction(runs: list[Run], found: list[Group]) -> bytes | None:
     drawn, axes = style.figure(1, 2, width=4.5, height=3.5)
     left, right = axes[0]
 
-    def marker(recipe):
-        run = next(run for run in runs if run.recipe == recipe)
-        return style.ORDER_MARKERS.get(order_label(run.experiment), "s")
+    order_of = {recipe: order_label(repeats[0].experiment) for recipe, repeats in recipes(runs).items()}
+    marks = {recipe: style.ORDER_MARKERS.get(order, "s") for recipe, order in order_of.items()}
+    span = max(place.values()) / min(place.values()) if len(set(place.values())) > 1 else 10.0
+    x = {}  # beside each other where recipes end at one rate
+    for recipe, at in place.items():
+        level = [name for name in place if place[name] == at]
+        x[recipe] = at * span ** (0.06 * (level.index(recipe) - (len(level) - 1) / 2))
 
-    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for group in found:
-        colour, kind = colours[group.recipe], marker(group.recipe)
-        fill = "white" if group.kind == FINAL else colour
-        left.plot(place[group.recipe], group.bits, kind, color=colour, markerfacecolor=fill, markersize=9, markeredgewidth=1.8, zorder=4)
-        order = order_label(by_name[group.models[0].run].experiment)
-        if by_name[group.models[0].run].experiment.schedule.kind != "cosine":
-            lines.setdefault((order, "final" if group.kind == FINAL else "average"), []).append((place[group.recipe], group.bits))
-    for (_, kind), points in lines.items():
-        points = sorted(points)
-        left.plot(*zip(*points, strict=True), color=style.FAINT, linewidth=1, linestyle="--" if kind == "final" else "-", zorder=1)
+    joined: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    for recipe in dict.fromkeys(group.recipe for group in found):
+        groups = [group for group in found if group.recipe == recipe]
+        options = dict(color=colours[recipe], markersize=9, markeredgewidth=1.8)
+        left.plot([x[recipe]] * len(groups), [group.bits for group in groups], color=colours[recipe], linewidth=1.4, alpha=0.6)
+        for group in groups:
+            final = group.kind == FINAL
+            left.plot(x[recipe], group.bits, marks[recipe], markerfacecolor="white" if final else colours[recipe], zorder=4, **options)
+            if by_name[group.models[0].run].experiment.schedule.kind != "cosine":
+                joined.setdefault((order_of[recipe], final), []).append((x[recipe], group.bits))
+    for (_, final), points in joined.items():
+        left.plot(*zip(*sorted(points), strict=True), color=style.FAINT, linewidth=1, linestyle="--" if final else "-", zorder=1)
     right.axhline(0, color=style.INK, linewidth=1)
-    for index, (recipe, _, pairs) in enumerate(gains):
-        x = place[recipe] * 1.06 ** (index - len(gains) / 2)
+    for recipe, _, pairs in gains:
         averages, finals = zip(*pairs, strict=True)
         value, interval = compare.difference(finals, averages)
         if interval:
-            right.plot([x, x], interval, color=colours[recipe], linewidth=2)
-        right.plot(x, value, marker(recipe), color=colours[recipe], markersize=9, zorder=4)
+            right.plot([x[recipe]] * 2, interval, color=colours[recipe], linewidth=2)
+        right.plot(x[recipe], value, marks[recipe], color=colours[recipe], markersize=9, zorder=4)
         if len(pairs) > 1:
-            right.plot(
-                [x] * len(pairs), [f.bits - a.bits for a, f in pairs], "_", color=colours[recipe], markersize=12, markeredgewidth=1.6
-            )
+            each = [final.bits - average.bits for average, final in pairs]
+            right.plot([x[recipe]] * len(each), each, "_", color=colours[recipe], markersize=14, markeredgewidth=1.4)
     for axis in (left, right):
         axis.set_xscale("log")
         axis.set_xticks(sorted(set(place.values())), [number(rate) for rate in sorted(set(rates.values()))])
         axis.minorticks_off()
-        axis.set_xlim(min(place.values()) / 1.6, max(place.values()) * 1.6)
+        axis.set_xlim(min(place.values()) / span**0.15, max(place.values()) * span**0.15)
         axis.set_xlabel("learning rate at the end of the run")
-    left.set_title("held-out bits per byte")
-    left.set_ylabel("bits per byte (lower is better)")
-    right.set_title("what averaging gained")
-    right.set_ylabel("final minus average, bits per byte")
+        axis.set_ylabel("bits per byte")
+    left.set_title("held out (lower is better)")
+    right.set_title("gained by averaging (above 0 it helped)")
     style.legend(drawn, {recipe: colours[recipe] for recipe in dict.fromkeys(group.recipe for group in found)}, columns=2)
     return style.png(drawn)
 
@@ -112,7 +117,7 @@ def quality(runs: list[Run], baseline: Group) -> bytes | None:
     if not groups or not names:
         return None
     colours = style.colours(recipes(runs), style.RECIPE_COLOURS)
-    drawn, axes = style.figure(2, len(names), width=max(2.5, 8.6 / len(names)), height=2.5, sharex=True, sharey="row")
+    drawn, axes = style.figure(2, len(names), width=max(2.5, 8.6 / len(names)), height=2.5, sharex=True)
     for name, (top, bottom) in zip(names, axes.T, strict=True):
         bins = [(entry["low"], entry["high"]) for entry in baseline.models[0].result["heldout"][name]["quantiles"]]
         bottom.axhline(0, color=style.INK, linewidth=1)
@@ -131,11 +136,12 @@ def quality(runs: list[Run], baseline: Group) -> bytes | None:
                     bottom.plot([middle + shift] * 2, interval, color=colours[group.recipe], linewidth=1.6)
                 bottom.plot(middle + shift, value, "o", color=colours[group.recipe], markersize=4)
         top.set_title(name)
+        bottom.sharey(axes[1, 0])
         bottom.set_xlim(0, 1)
         bottom.set_xticks([0, 0.5, 1])
         bottom.set_xlabel("quality quantile")
     axes[0, 0].set_ylabel("bits per byte")
-    axes[1, 0].set_ylabel("minus baseline")
+    axes[1, 0].set_ylabel("bits per byte\nminus baseline")
     style.legend(drawn, {group.label: colours[group.recipe] for group in groups}, columns=2)
     return style.png(drawn)
 

@@ -44,17 +44,25 @@ def colours(names, palette) -> dict[str, str]:
     return {name: palette[i % len(palette)] for i, name in enumerate(names)}
 
 
+def settings():
+    """Everything is drawn inside `with settings():`; the caller's matplotlib settings stay as they were."""
+    return plt.rc_context(SETTINGS)
+
+
 def figure(rows: int, columns: int, *, width: float, height: float, **options):
     """A figure of equal panels, inches each; axes always as a 2-D array."""
-    with plt.rc_context(SETTINGS):
-        return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+    return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+
+
+def widths(count: int) -> list[float]:
+    """Line widths that leave every one of `count` lines visible where they lie on top of one another: the first drawn is the widest."""
+    return [1.6 + 0.9 * (count - 1 - i) if count < 6 else 1.6 for i in range(count)]
 
 
 def png(drawn) -> bytes:
     """The PNG of a figure, without dates or addresses in it; closes the figure."""
     buffer = io.BytesIO()
-    with plt.rc_context(SETTINGS):
-        drawn.savefig(buffer, format="png", dpi=SETTINGS["savefig.dpi"], facecolor="white", metadata={"Software": None})
+    drawn.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     plt.close(drawn)
     return buffer.getvalue()
 
@@ -64,10 +72,10 @@ def tokens_axis(axis, largest: float) -> None:
     unit, name = next(
         ((u, n) for u, n in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")) if largest >= u), (1, "")
     )
-    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
     axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x / unit:g}"))
     axis.set_xlabel(f"tokens seen ({name})" if name else "tokens seen")
-    axis.set_xlim(0, largest)
+    axis.set_xlim(0, largest * 1.02)
 
 
 def label_ends(axis, ends, *, gap: float = 0.065, size: float = 9.5) -> None:
@@ -95,8 +103,7 @@ def spread(heights, gap: float) -> list[float]:
 def legend(drawn, entries: dict[str, str], columns: int = 2) -> None:
     """One legend for a whole figure, above its panels: text -> colour."""
     handles = [matplotlib.lines.Line2D([], [], color=colour, linewidth=3) for colour in entries.values()]
-    with plt.rc_context(SETTINGS):
-        drawn.legend(handles, list(entries), loc="outside upper left", ncols=columns, handlelength=1.2, columnspacing=1.6)
+    drawn.legend(handles, list(entries), loc="outside upper left", ncols=columns, handlelength=1.2, columnspacing=1.6)
 
 
 def smooth(values, share: float = 0.04) -> np.ndarray:

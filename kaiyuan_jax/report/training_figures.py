@@ -47,11 +47,11 @@ def data_seen(runs: list[Run]) -> bytes | None:
         edges = np.concatenate([[0], x])
         top.stackplot(edges, np.concatenate([shares[:, :1], shares], axis=1), step="pre", colors=[colours[n] for n in present], linewidth=0)
         middles = (np.cumsum(shares, axis=0) - shares / 2)[:, -1]
-        for name, middle, share in zip(present, middles, shares[:, -1], strict=True):
+        for name, middle, share in zip(present, middles, shares.mean(axis=1), strict=True):
             if share > 0.05:
                 top.text(x[-1] * 0.98, middle, f"{name} {share:.0%}", ha="right", va="center", fontsize=9, color="white", fontweight="bold")
-        for name in present:
-            bottom.plot(x, column(run.training, f"quantile/{name}"), color=colours[name])
+        for name, width in zip(present, style.widths(len(present)), strict=True):
+            bottom.plot(x, column(run.training, f"quantile/{name}"), color=colours[name], linewidth=width)
         top.set_ylim(0, 1)
         bottom.set_ylim(0, 1)
         top.grid(False)
@@ -71,9 +71,9 @@ def learning_rates(runs: list[Run]) -> bytes | None:
     colours = style.colours(recipes(runs), style.RECIPE_COLOURS)
     drawn, axes = style.figure(1, 1, width=8.2, height=3.3)
     axis, ends = axes[0, 0], []
-    for run in shown:
+    for run, width in zip(shown, style.widths(len(shown)), strict=True):
         x, rate = tokens(run, run.training), column(run.training, "learning_rate")
-        axis.plot(x, rate, color=colours[run.recipe])
+        axis.plot(x, rate, color=colours[run.recipe], linewidth=width)
         for steps in run.averages.values():
             window = np.array(steps) * run.tokens_per_step
             inside = np.unique(np.concatenate([window, x[(x >= window[0]) & (x <= window[-1])]]))
@@ -108,7 +108,7 @@ def _losses(runs, prefix: str, lines: list[list[dict]], smoothing: float) -> byt
     colours, seen = style.colours(recipes(runs), style.RECIPE_COLOURS), set()
     columns = len(keys) if len(keys) <= 3 else -(-len(keys) // 2) if len(keys) <= 8 else 4
     rows = -(-len(keys) // columns)
-    drawn, axes = style.figure(rows, columns, width=max(2.9, 8.4 / columns), height=2.5, sharex=True)
+    drawn, axes = style.figure(rows, columns, width=max(2.9, 8.4 / columns), height=2.5)
     spans = {key: [] for key in keys}
     for run, table in zip(runs, lines, strict=True):
         first = run.recipe not in seen
@@ -121,16 +121,16 @@ def _losses(runs, prefix: str, lines: list[list[dict]], smoothing: float) -> byt
                 axis.plot(x, y, color=colours[run.recipe], linewidth=1.7 if first else 0.9, alpha=1 if first else 0.75)
                 spans[key].append(y)
     last = max(run.tokens for run in runs)
-    for key, axis in zip(keys, axes.flat, strict=False):
+    for number_of, (key, axis) in enumerate(zip(keys, axes.flat, strict=False)):
         axis.set_title("mean of sources" if key.endswith("/mean") else key.split("/", 1)[1])
         values = np.concatenate(spans[key])
-        late = np.concatenate([y[len(y) // 8 :] for y in spans[key]])  # the first drop from ln V would flatten everything else
-        axis.set_ylim(values.min() - 0.03 * np.ptp(late), late.max() + 0.06 * max(np.ptp(late), 1e-3))
+        late = np.concatenate([y[len(y) // 6 :] for y in spans[key]])  # the first drop from ln V would flatten everything else
+        axis.set_ylim(values.min() - 0.04 * np.ptp(late), late.max() + 0.06 * max(np.ptp(late), 1e-3))
         style.tokens_axis(axis, last)
+        if number_of + columns < len(keys):
+            axis.set_xlabel("")
     for axis in axes.flat[len(keys) :]:
         axis.set_visible(False)
-    for axis in axes[:-1].flat:
-        axis.set_xlabel("")
     for row in axes:
         row[0].set_ylabel("nats per token")
     style.legend(drawn, colours, columns=2)
