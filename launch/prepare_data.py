@@ -9,12 +9,11 @@ sample of all) and give it to the others. A second run with the same input and s
 """
 
 import glob
-import sys
 
-from absl import app, flags
+from absl import flags
 
-from kaiyuan_jax.data.prepare import pipeline, read, tokenizer
-from kaiyuan_jax.data.store import StoreError
+from kaiyuan_jax.data.prepare import pipeline
+from kaiyuan_jax.flags import run
 
 _DEFAULT = pipeline.Settings()
 INPUT = flags.DEFINE_list("input", None, "Files, patterns or folders (Parquet, .jsonl, .json, .gz, .zst, text), or hf:name[:split].")
@@ -37,17 +36,12 @@ flags.mark_flags_as_required(["input", "output"])
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"unexpected argument {argv[1]!r}; quote patterns: --input='data/*.jsonl.gz'")
+    del argv
     settings = pipeline.Settings(**{name: flags.FLAGS[name].value for name in pipeline.Settings.__dataclass_fields__})
     inputs = [match for item in INPUT.value for match in (sorted(glob.glob(item)) or [item])]
-    try:
-        result = pipeline.prepare(inputs, OUTPUT.value, settings, force=FORCE.value)
-    except (pipeline.PrepareError, read.ReadError, tokenizer.TokenizerError, StoreError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    result = pipeline.prepare(inputs, OUTPUT.value, settings, force=FORCE.value)
     print(pipeline.summary(OUTPUT.value, result))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

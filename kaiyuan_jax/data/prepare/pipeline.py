@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data import store
 from kaiyuan_jax.data.prepare import deduplicate, normalise, quality, read, split, write
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
@@ -23,7 +24,7 @@ VERSION = 1  # raise it when the same input would give other stores
 SIDES = ("train", "heldout")
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError):
     """Settings or input that give no store; one line with what to do."""
 
 
@@ -43,7 +44,7 @@ class Settings:
     sample_bytes: int = 32 << 20  # text that a tokenizer is trained on
     heldout: float = 0.01  # share of documents held out
     seed: int = 0  # of the order among equal scores
-    compression: int = 1  # zstd level of the tokens, 0 for none
+    compression: int = 0  # zstd level of the tokens, 0 for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def prepare(inputs: list[str], output: str, settings: Settings, *, force: bool =
     tokenizer, tokenizer_json = tokenizers.load(settings.tokenizer) if settings.tokenizer else (None, "")
     checksums = _checksums(found)
     fingerprint = _fingerprint(settings, checksums, tokenizer_json)
-    if not force and (reused := _reuse(folder, fingerprint)):
+    if not force and (reused := opened(folder, fingerprint)):
         return dataclasses.replace(reused, skipped=tuple(skipped))
 
     partial = folder.with_name(folder.name + ".partial")
@@ -144,10 +145,11 @@ def _fingerprint(settings: Settings, checksums: dict[str, str], tokenizer_json: 
     return hashlib.sha256(json.dumps([VERSION, store.SCHEMA, facts, checksums], sort_keys=True).encode()).hexdigest()
 
 
-def _reuse(folder: Path, fingerprint: str) -> Result | None:
+def opened(folder: Path, fingerprint: str = "") -> Result | None:
+    """The stores of a prepared source, or None if they do not open or were made from other input or settings (`fingerprint`)."""
     try:
         train = store.open_store(folder / "train")
-        if train.manifest.facts.get("fingerprint") != fingerprint:
+        if fingerprint and train.manifest.facts.get("fingerprint") != fingerprint:
             return None
         heldout = store.open_store(folder / "heldout") if train.manifest.facts["counts"]["heldout"] else None
     except store.StoreError:

@@ -19,7 +19,8 @@ _HAN_PAUSE = re.compile("[，、：]")
 _REPEATED = re.compile(r"(.)\1{3,}")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?:][\"')\]]*(?=\s|$)")
-_CONTACT = re.compile(r"https?://|www\.|[\w.]+@[\w.]+|\b\d{7,}\b|QQ")
+_ASCII_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
+_LONG_NUMBER = re.compile(r"\d{7,}")
 _CODE_LINE = re.compile(
     r"^\s*(?:(?:def|class|import|from|return|if|for|while|else|elif|try|except|with|raise|assert|function|var|let|const|public|private|static|#include|"
     r"void|int|struct|fn|use|package|func)\b.*[:;({,)]?|[@}\])].*|\S.*[;{}]|[\w.\[\]]+\s*[-+*/|&]?=\s*\S.*)$"
@@ -48,7 +49,7 @@ def hill(value: float, zero: float, low: float, high: float, end: float) -> floa
 def kind(text: str) -> str:
     """chinese | code | prose, from a third of Han characters, or from two fifths of lines that look like statements."""
     text = text[:SEEN]
-    if len(_HAN.findall(text)) > 0.3 * sum(not c.isspace() for c in text):
+    if len(_HAN.findall(text)) > 0.3 * _visible(text):
         return "chinese"
     lines = [line for line in text.split("\n") if line.strip()]
     return "code" if sum(bool(_CODE_LINE.match(line)) for line in lines) > 0.4 * len(lines) else "prose"
@@ -68,6 +69,15 @@ def _compression(text: str) -> float:
     return len(zlib.compress(data, 1)) / len(data)
 
 
+def _addresses(text: str) -> int:
+    return sum(map(text.count, ("http://", "https://", "www.", "@", "QQ"))) + len(_LONG_NUMBER.findall(text))
+
+
+def _visible(text: str) -> int:
+    """Characters that are not blank."""
+    return max(1, len("".join(text.split())))
+
+
 def _distinct_lines(text: str) -> float:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     return len(set(lines)) / max(1, len(lines))
@@ -75,39 +85,37 @@ def _distinct_lines(text: str) -> float:
 
 def prose(text: str) -> dict[str, tuple[float, float]]:
     """Feature -> (weight, value in [0, 1]) for prose in a script with letters and spaces."""
-    found = _WORD.findall(text)
-    words = [word.lower() for word in found]
-    count, characters = max(1, len(words)), sum(not c.isspace() for c in text)
+    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
+    count, letters = max(1, len(words)), sum(map(len, words))
     sentences = max(1, len(_SENTENCE_END.findall(text)))
     window = words[:300]
     lines = [line for line in text.split("\n") if line.strip()]
-    # Lines of running text, as against tables, lists of names, and signatures: seven words of letters or more.
-    running = sum(len(line) for line in lines if len(_WORD.findall(line)) >= 7) / max(1, sum(map(len, lines)))
+    # Lines of running text, as against tables, lists of names, and signatures: five pure words or more.
+    running = sum(len(line) for line in lines if sum(map(str.isalpha, line.split())) >= 5) / max(1, sum(map(len, lines)))
     return {
         "length": (2.0, ramp(math.log(len(text)), math.log(80), math.log(2500))),
         "stop words": (2.0, ramp(sum(word in STOP_WORDS for word in words) / count, 0.08, 0.32)),
-        "letters": (1.5, ramp(sum(map(len, found)) / max(1, characters), 0.6, 0.9)),
+        "letters": (1.5, ramp(letters / _visible(text), 0.6, 0.9)),
         "running text": (2.0, ramp(running, 0.1, 0.85)),
         "sentence length": (1.0, hill(count / sentences, 2, 8, 25, 60)),
-        "word length": (0.5, hill(sum(map(len, words)) / count, 2.5, 4, 6, 9)),
+        "word length": (0.5, hill(letters / count, 2.5, 4, 6, 9)),
         "distinct words": (1.0, ramp(len(set(window)) / max(1, len(window)), 0.2, 0.5)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
         "compression": (1.0, hill(_compression(text), 0.15, 0.33, 0.7, 1.0)),
-        "no addresses": (0.5, ramp(len(_CONTACT.findall(text)) / count, 0.03, 0.0)),
+        "no addresses": (0.5, ramp(_addresses(text) / count, 0.03, 0.0)),
     }
 
 
 def code(text: str) -> dict[str, tuple[float, float]]:
     """Feature -> (weight, value in [0, 1]) for source code."""
     lines = [line for line in text.split("\n") if line.strip()]
-    characters = max(1, sum(not c.isspace() for c in text))
     commented = sum(len(match.group()) for match in _COMMENT.finditer(text)) / len(text)
     words = _IDENTIFIER.findall(text)
     definitions = len(_DEFINITION.findall(text))
     return {
         "length": (1.0, ramp(math.log(len(text)), math.log(150), math.log(3000))),
         "comments": (2.0, hill(commented, 0.0, 0.12, 0.5, 0.95)),
-        "few digits": (2.0, ramp(sum(map(str.isdigit, text)) / characters, 0.25, 0.03)),
+        "few digits": (2.0, ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.25, 0.03)),
         "line length": (1.0, ramp(max(map(len, lines)), 400, 110)),
         "definitions": (1.0, hill(definitions / len(lines), 0.0, 0.02, 0.15, 0.5)),
         "names": (1.0, hill(sum(map(len, words)) / max(1, len(words)), 1.5, 4, 9, 16)),
@@ -120,7 +128,7 @@ def code(text: str) -> dict[str, tuple[float, float]]:
 
 def chinese(text: str) -> dict[str, tuple[float, float]]:
     """Feature -> (weight, value in [0, 1]) for Chinese."""
-    characters = max(1, sum(not c.isspace() for c in text))
+    characters = _visible(text)
     han = _HAN.findall(text)
     ends = len(_HAN_SENTENCE_END.findall(text))
     pauses = len(_HAN_PAUSE.findall(text))
@@ -135,5 +143,5 @@ def chinese(text: str) -> dict[str, tuple[float, float]]:
         "distinct characters": (1.0, ramp(len(set(window)) / expected, 0.5, 0.9)),
         "no runs": (1.0, ramp(sum(len(match.group()) for match in _REPEATED.finditer(text)) / characters, 0.05, 0.0)),
         "compression": (1.0, hill(_compression(text), 0.2, 0.4, 0.75, 1.05)),
-        "no addresses": (0.5, 0.0 if _CONTACT.search(text) else 1.0),
+        "no addresses": (0.5, 0.0 if _addresses(text) else 1.0),
     }

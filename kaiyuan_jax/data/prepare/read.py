@@ -14,13 +14,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kaiyuan_jax.config import UserError
+
 COLUMNS = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("quality", pa.float64())])
 JSON_LINES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".jsonl.zst", ".json.zst")
 BATCH_BYTES = 4 << 20  # of text in one table
 BATCH_ROWS = 4096
 
 
-class ReadError(ValueError):
+class ReadError(UserError):
     """Input that cannot be read; one line with the file, what was found and what to do."""
 
 

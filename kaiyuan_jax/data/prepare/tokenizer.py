@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from kaiyuan_jax.config import UserError
+
 END = "<|endoftext|>"
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|endofdocument|>")
 PATTERN = (
@@ -18,7 +20,7 @@ PATTERN = (
 BATCH_BYTES = 2 << 20
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
     """A tokenizer that cannot be used; one line with what to do."""
 
 

@@ -1,0 +1,53 @@
+"""Long texts cut into documents of a few thousand characters, at places where a reader would cut them."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+LIMIT = 6000  # characters
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_TOP_LEVEL = re.compile(r"(?m)^(?=(?:@|def |class |async def ))")
+
+
+def paragraphs(text: str, limit: int = LIMIT) -> list[str]:
+    """Cuts at blank lines; a paragraph longer than `limit` stays whole."""
+    return _join(_PARAGRAPH.split(text), "\n\n", limit)
+
+
+def definitions(text: str, limit: int = LIMIT) -> list[str]:
+    """Cuts source code before top-level definitions (of Python); one longer than `limit` is cut at blank lines."""
+    parts = []
+    for part in _TOP_LEVEL.split(text):
+        parts += [part] if len(part) <= limit else [piece + "\n\n" for piece in paragraphs(part, limit)]
+    return _join(parts, "", limit)
+
+
+def _join(parts: list[str], between: str, limit: int) -> list[str]:
+    joined = []
+    for part in filter(str.strip, parts):
+        if joined and len(joined[-1]) + len(between) + len(part) <= limit:
+            joined[-1] += between + part
+        else:
+            joined.append(part)
+    return joined
+
+
+def docstrings(source: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, docstring) of a Python module and its public classes and functions, read but not run.
+
+    A module with syntax errors has none.
+    """
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    waiting: list[tuple[str, ast.AST]] = [("", module)]
+    while waiting:
+        prefix, node = waiting.pop()
+        text = ast.get_docstring(node)
+        if text:
+            yield prefix, text
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+                if isinstance(node, ast.Module | ast.ClassDef):
+                    waiting.append((f"{prefix}.{child.name}".strip("."), child))
