@@ -23,8 +23,9 @@ import dataclasses
 
 import numpy as np
 
+from kaiyuan_jax.config_check import ORDERS
 from kaiyuan_jax.data.permutation import below, hash64, permute
-from kaiyuan_jax.data.recipe import ORDERS, PhasePlan, Plan
+from kaiyuan_jax.data.recipe import PhasePlan, Plan
 
 _GOLDEN_RATIO = 0.6180339887498949
 _EXTRA, _FOLD = 1 << 40, 2 << 40  # salts that no pass number reaches

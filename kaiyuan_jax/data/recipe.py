@@ -23,9 +23,8 @@ import numpy as np
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
+from kaiyuan_jax.config_check import ORDERS
 from kaiyuan_jax.data.permutation import seed_of
-
-ORDERS = ("uniform", "ascending", "descending", "folded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Plan:
 
 def facts_of(data: config.Data) -> tuple[dict[str, int], dict[str, bool]]:
     """(tokens, scored) by source name: from the store where it is on this machine, else from `planned_tokens` (taken as scored)."""
-    from kaiyuan_jax.data.store import StoreError, open_store
+    from kaiyuan_jax.data.store import StoreError, open_store  # here, because a plan of absent stores needs none of what it imports
 
     tokens, scored, problems = {}, {}, []
     for source in data.sources:
@@ -112,7 +111,7 @@ def facts_of(data: config.Data) -> tuple[dict[str, int], dict[str, bool]]:
             try:
                 store = open_store(source.path)
             except StoreError as error:
-                problems.append(str(error))
+                problems.append(f"data.sources {source.name!r}: {error}")
                 continue
             tokens[source.name], scored[source.name] = store.tokens, store.scored
         elif source.planned_tokens > 0:

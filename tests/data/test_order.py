@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaiyuan_jax import config as c
+from kaiyuan_jax.config_check import ORDERS
 from kaiyuan_jax.data import order
-from kaiyuan_jax.data.recipe import ORDERS, resolve
+from kaiyuan_jax.data.recipe import resolve
 
 QUICK = settings(deadline=None, max_examples=30)
 
