@@ -327,6 +327,8 @@ def write_store(
     are none; nothing is left behind. An existing store of the same name is replaced at the end.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / "manifest.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder}: exists and is not a store; choose another folder or remove it")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -412,7 +414,7 @@ def _write_tokens(folder: Path, documents, vocabulary: int, eod: int, compressio
             pending = flush(pending, everything=False)
             held = len(pending[0])
     if not lengths:
-        raise StoreError(f"{folder.with_suffix('')}: no documents to write; check the input and the text field")
+        raise StoreError(f"{str(folder).removesuffix('.partial')}: no documents to write; check the input and the text field")
     flush(pending, everything=True)
     lengths = np.array(lengths, np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)

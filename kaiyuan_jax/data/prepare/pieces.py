@@ -7,6 +7,7 @@ from collections.abc import Iterator
 LIMIT = 6000  # characters
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _TOP_LEVEL = re.compile(r"(?m)^(?=(?:@|def |class |async def ))")
+_METHOD = re.compile(r"(?m)^(?=    (?:@|def |async def )\w)")
 
 
 def paragraphs(text: str, limit: int = LIMIT) -> list[str]:
@@ -15,11 +16,15 @@ def paragraphs(text: str, limit: int = LIMIT) -> list[str]:
 
 
 def definitions(text: str, limit: int = LIMIT) -> list[str]:
-    """Cuts source code before top-level definitions (of Python); one longer than `limit` is cut at blank lines."""
-    parts = []
-    for part in _TOP_LEVEL.split(text):
-        parts += [part] if len(part) <= limit else [piece + "\n\n" for piece in paragraphs(part, limit)]
-    return _join(parts, "", limit)
+    """Cuts Python code before top-level definitions, longer ones before methods, still longer ones at blank lines."""
+    parts = [text]
+    for place in (_TOP_LEVEL, _METHOD):
+        parts = [piece for part in parts for piece in (place.split(part) if len(part) > limit else [part])]
+    return _join([piece for part in parts for piece in _blank_lines(part, limit)], "", limit)
+
+
+def _blank_lines(part: str, limit: int) -> list[str]:
+    return [part] if len(part) <= limit else [piece + "\n\n" for piece in paragraphs(part, limit)]
 
 
 def _join(parts: list[str], between: str, limit: int) -> list[str]:

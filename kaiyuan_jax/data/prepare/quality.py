@@ -93,13 +93,13 @@ def prose(text: str) -> dict[str, tuple[float, float]]:
     # Lines of running text, as against tables, lists of names, and signatures: five pure words or more.
     running = sum(len(line) for line in lines if sum(map(str.isalpha, line.split())) >= 5) / max(1, sum(map(len, lines)))
     return {
-        "length": (2.0, ramp(math.log(len(text)), math.log(80), math.log(2500))),
-        "stop words": (2.0, ramp(sum(word in STOP_WORDS for word in words) / count, 0.08, 0.32)),
-        "letters": (1.5, ramp(letters / _visible(text), 0.6, 0.9)),
-        "running text": (2.0, ramp(running, 0.1, 0.85)),
+        "length": (2.0, ramp(math.log(len(text)), math.log(40), math.log(8000))),
+        "stop words": (2.0, ramp(sum(word in STOP_WORDS for word in words) / count, 0.08, 0.42)),
+        "letters": (1.5, ramp(letters / _visible(text), 0.6, 0.95)),
+        "running text": (2.0, ramp(running, 0.1, 0.95)),
         "sentence length": (1.0, hill(count / sentences, 2, 8, 25, 60)),
         "word length": (0.5, hill(letters / count, 2.5, 4, 6, 9)),
-        "distinct words": (1.0, ramp(len(set(window)) / max(1, len(window)), 0.2, 0.5)),
+        "distinct words": (1.0, ramp(len(set(window)) / max(1, len(window)), 0.2, 0.65)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
         "compression": (1.0, hill(_compression(text), 0.15, 0.33, 0.7, 1.0)),
         "no addresses": (0.5, ramp(_addresses(text) / count, 0.03, 0.0)),
@@ -113,13 +113,13 @@ def code(text: str) -> dict[str, tuple[float, float]]:
     words = _IDENTIFIER.findall(text)
     definitions = len(_DEFINITION.findall(text))
     return {
-        "length": (1.0, ramp(math.log(len(text)), math.log(150), math.log(3000))),
-        "comments": (2.0, hill(commented, 0.0, 0.12, 0.5, 0.95)),
-        "few digits": (2.0, ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.25, 0.03)),
-        "line length": (1.0, ramp(max(map(len, lines)), 400, 110)),
+        "length": (1.0, ramp(math.log(len(text)), math.log(100), math.log(8000))),
+        "comments": (2.0, hill(commented, 0.0, 0.25, 0.5, 0.95)),
+        "few digits": (2.0, ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.25, 0.0)),
+        "line length": (1.0, ramp(max(map(len, lines)), 300, 80)),
         "definitions": (1.0, hill(definitions / len(lines), 0.0, 0.02, 0.15, 0.5)),
         "names": (1.0, hill(sum(map(len, words)) / max(1, len(words)), 1.5, 4, 9, 16)),
-        "distinct names": (1.0, ramp(len(set(words[:400])) / max(1, len(words[:400])), 0.1, 0.35)),
+        "distinct names": (1.0, ramp(len(set(words[:400])) / max(1, len(words[:400])), 0.1, 0.5)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
         "compression": (1.0, hill(_compression(text), 0.1, 0.22, 0.5, 0.9)),
         "not generated": (1.5, 0.0 if _GENERATED.search(text[:2000]) else 1.0),
@@ -136,11 +136,11 @@ def chinese(text: str) -> dict[str, tuple[float, float]]:
     # Distinct characters fall with the length of the window (Heaps); the expectation is about n^0.85 for short ones.
     expected = max(1.0, len(window) ** 0.87)
     return {
-        "length": (2.5, ramp(math.log(len(text)), math.log(15), math.log(800))),
-        "han": (1.5, ramp(len(han) / characters, 0.5, 0.82)),
-        "sentences": (1.5, hill(len(han) / max(1, ends), 2, 12, 50, 150) if ends else 0.0),
-        "pauses": (1.0, hill(pauses / characters, 0.0, 0.03, 0.1, 0.2)),
-        "distinct characters": (1.0, ramp(len(set(window)) / expected, 0.5, 0.9)),
+        "length": (2.5, ramp(math.log(len(text)), math.log(8), math.log(3000))),
+        "han": (1.5, ramp(len(han) / characters, 0.5, 0.92)),
+        "sentences": (1.5, hill(len(han) / max(1, ends), 2, 20, 45, 150) if ends else 0.0),
+        "pauses": (1.0, hill(pauses / characters, 0.0, 0.05, 0.09, 0.2)),
+        "distinct characters": (1.0, ramp(len(set(window)) / expected, 0.5, 1.4)),
         "no runs": (1.0, ramp(sum(len(match.group()) for match in _REPEATED.finditer(text)) / characters, 0.05, 0.0)),
         "compression": (1.0, hill(_compression(text), 0.2, 0.4, 0.75, 1.05)),
         "no addresses": (0.5, 0.0 if _addresses(text) else 1.0),

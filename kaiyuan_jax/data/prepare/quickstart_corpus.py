@@ -31,8 +31,8 @@ SOURCES = ("code", "prose", "math", "chinese")
 KINDS = {"code": "code", "prose": "prose", "math": "prose", "chinese": "chinese"}
 SUFFIXES = (".py", ".txt", ".rst", ".md", "METADATA", "PKG-INFO")
 TIER_WEIGHT = 0.6
-CODE_SHARES = {"django": 0.15, "networkx": 0.3, "sqlalchemy": 0.3, "sympy": 0.1, "statsmodels": 0.1}  # of files
-DOCSTRING_SHARE, REVIEW_SHARE = 0.6, 0.5
+CODE_SHARES = {"django": 0.12, "networkx": 0.2, "sqlalchemy": 0.2, "sympy": 0.08, "statsmodels": 0.1}  # of files
+DOCSTRING_SHARE, REVIEW_SHARE = 0.45, 0.5
 Document = tuple[str, str, float]  # id, text, tier
 
 _TEST = re.compile(r"(^|/)(tests?|testing|js_tests)/|(^|/)(test_[^/]*|conftest)\.py$")
