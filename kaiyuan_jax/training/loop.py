@@ -1,0 +1,249 @@
+"""Trains one experiment: the run folder in, the run folder out, whatever happened to the process in between.
+
+A step is dispatched before the metrics of the one before are read, so the devices never wait for the host. Where a checkpoint or an
+evaluation is due the loop first reads everything up to that step, writes its lines, evaluates, and saves last: a checkpoint therefore
+implies all the lines before it.
+
+    run folder: config.json  metrics.jsonl  tensorboard/  checkpoints/<step>/
+"""
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from kaiyuan_jax.config import ConfigError, Experiment
+from kaiyuan_jax.data import loader, order, recipe
+from kaiyuan_jax.evaluation import heldout
+from kaiyuan_jax.models import decoder, flops
+from kaiyuan_jax.optimizers import adamw
+from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.sharding import mesh as meshes
+from kaiyuan_jax.sharding import rules
+from kaiyuan_jax.training import checkpoint, failure, metrics, resume, state, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    folder: Path
+    step: int  # updates done
+    steps: int  # of the whole run
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.steps
+
+
+def train(experiment: Experiment, devices=None) -> Result:
+    """Runs or resumes an experiment to its last step, or to the step at which SIGTERM or Ctrl-C arrives, on all devices or those given.
+
+    Raises ConfigError before any work when the experiment does not fit the machine, the stores or what the run folder holds, and
+    failure.NonFiniteError when loss, gradient or weights stop being finite.
+    """
+    stores = loader.open_stores(experiment.data)
+    tokens, scored = recipe.facts_of(experiment.data)
+    plan = recipe.resolve(experiment.data, tokens, scored)
+    mesh = meshes.make_mesh(experiment.mesh, devices)
+    _check(experiment, stores, mesh)
+    schedule = schedules.build(
+        experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length
+    )
+    optimizer = adamw.build(experiment.optimizer, schedule)
+    evaluate = _evaluator(experiment)
+
+    folder = resume.prepare_folder(experiment)
+    keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep)
+    data_order = resume.order_of(plan, stores)
+    abstract = state.abstract(experiment, optimizer, mesh)
+    with _stop_signals() as stop, contextlib.closing(checkpoints):
+        begin = (checkpoints.steps() or [0])[-1]
+        progress = {}
+        if begin:
+            progress = checkpoint.progress(checkpoints.folder / str(begin))
+            resume.check_order(folder, progress["order"], data_order)
+            if begin >= plan.steps:
+                _say(f"{folder}: finished before, at step {begin}; nothing to do")
+                return Result(folder, begin, plan.steps)
+            now = checkpoints.restore(begin, abstract)
+            _say(f"{folder}: resuming from step {begin} of {plan.steps}")
+        else:
+            now = state.create(experiment, optimizer, mesh)
+        run = _Run(experiment, plan, stores, schedule, folder, begin, progress, mesh.devices.size)
+        update = _compile(experiment, optimizer, mesh, abstract, run)
+        rows = rules.process_rows(mesh, plan.batch_size)
+        batches = loader.batches(
+            plan, stores, rows=rows, start_step=begin, mask_documents=experiment.data.mask_documents, prefetch=experiment.data.prefetch
+        )
+        with contextlib.closing(run):
+            for done in range(begin + 1, plan.steps + 1):
+                now, measured = update(now, _put(next(batches), mesh, plan.batch_size))
+                run.read()  # of the step before, while the devices compute this one
+                run.pending = done, measured
+                evaluating = experiment.evaluation.every and done % experiment.evaluation.every == 0
+                saving = done % experiment.checkpoint.every == 0 or stop.is_set()
+                last = done == plan.steps
+                if not (evaluating or saving or last):
+                    continue
+                run.read()
+                if evaluate and (evaluating or last):
+                    run.heldout(done, evaluate(now.params))
+                if saving or last:
+                    run.save(checkpoints, done, now, data_order)
+                if stop.is_set() and not last:
+                    checkpoints.wait()
+                    run.bar.clear()
+                    _say(f"{stop.reason}: saved step {done} of {plan.steps} in {folder}; resume with the same command")
+                    return Result(folder, done, plan.steps)
+    _say(f"{folder}: finished, {plan.steps} steps, {plan.tokens:,} tokens")
+    return Result(folder, plan.steps, plan.steps)
+
+
+class _Run:
+    """The host's side of the loop: what was measured, seen and written."""
+
+    def __init__(self, experiment, plan, stores, schedule, folder: Path, begin: int, progress: dict, devices: int):
+        self.experiment, self.plan, self.stores, self.schedule, self.folder = experiment, plan, stores, schedule, folder
+        self.pending = None  # (step, metrics on the devices) not yet read
+        self.seen = metrics.Seen(plan.sources, progress.get("seen"))
+        self.clock = metrics.Clock(progress.get("seconds", 0.0))
+        self.main = jax.process_index() == 0
+        self.log = metrics.Log(folder, begin, experiment.logging.tensorboard) if self.main else None
+        self.bar = tqdm(total=plan.steps, initial=begin, unit="step", disable=None if self.main else True, dynamic_ncols=True)
+        peak = metrics.peak_flops(jax.devices()[0].device_kind)
+        per_token = flops.per_token(experiment.model, plan.sequence_length)
+        self.flops_share = per_token / (peak * devices) if peak else None  # MFU of one token per second
+        self.line_step, self.last = begin, {}
+
+    def read(self) -> None:
+        """Reads the pending metrics, which blocks until their step is computed; writes a line where one is due."""
+        if self.pending is None:
+            return
+        (done, measured), self.pending = self.pending, None
+        measured = jax.device_get(measured)
+        if not measured["finite"]:
+            raise failure.non_finite(done, measured, self.plan, self.stores, self.folder)
+        rows = order.batch(self.plan, done - 1)
+        self.seen.add(rows, measured["loss_B"])
+        self.bar.update()
+        if self.main and (done % self.experiment.logging.every == 0 or done == self.plan.steps):
+            self._line(done, float(measured["gradient_norm"]), self.plan.phases[int(rows.phase[-1])].name)
+
+    def _line(self, done: int, gradient_norm: float, phase: str) -> None:
+        seen, seconds = self.seen.take(), self.clock.lap()
+        speed = (done - self.line_step) * self.plan.batch_size * self.plan.sequence_length / seconds
+        self.line_step = done
+        line = {
+            "loss": seen.pop("loss"),
+            "learning_rate": float(self.schedule(done - 1)),
+            "gradient_norm": gradient_norm,
+            "tokens_per_second": speed,
+            **({"mfu": speed * self.flops_share} if self.flops_share else {}),
+            "position": self.plan.skipped + done * self.plan.batch_size,
+            "phase": phase,
+            "seconds": self.clock.seconds,
+            **seen,
+        }
+        self.log.write(done, line)
+        self.last = line
+        self.bar.set_postfix_str(f"loss {line['loss']:.3f} lr {line['learning_rate']:.2e} {speed:,.0f} tokens/s", refresh=False)
+
+    def heldout(self, done: int, losses: dict[str, float]) -> None:
+        if self.main:
+            line = {f"heldout/{source}": value for source, value in losses.items()}
+            self.log.write(done, line | {"heldout/mean": float(np.mean(list(losses.values())))})
+
+    def save(self, checkpoints: checkpoint.Checkpoints, done: int, now: state.TrainState, data_order: dict) -> None:
+        with self.clock.paused():
+            if self.main:
+                self.log.sync()
+            progress = {
+                "step": done,
+                "position": self.plan.skipped + done * self.plan.batch_size,
+                "seconds": self.clock.seconds,
+                "seen": self.seen.state(),
+                "order": data_order,
+            }
+            checkpoints.save(done, now, progress)
+        if self.bar.disable and self.last:
+            left = self.clock.seconds / done * (self.plan.steps - done)
+            _say(
+                f"step {done}/{self.plan.steps}  loss {self.last['loss']:.3f}  lr {self.last['learning_rate']:.2e}  "
+                f"{self.last['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
+            )
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.log:
+            self.log.close()
+
+
+def _check(experiment: Experiment, stores, mesh) -> None:
+    largest = max(store.vocabulary for store in stores)
+    if largest > experiment.model.vocabulary:
+        raise ConfigError(f"config.model.vocabulary: found {experiment.model.vocabulary}, the stores' tokenizer needs {largest} or more")
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = experiment.data.batch_size // experiment.optimizer.accumulation
+    if rows % shards:
+        raise ConfigError(
+            f"config.data.batch_size: {experiment.data.batch_size} rows in {experiment.optimizer.accumulation} micro-batches give {rows} "
+            f"rows at a time, must be a multiple of the {shards} devices along mesh axes data and fsdp"
+        )
+
+
+def _evaluator(experiment: Experiment):
+    stores = heldout.open_stores(experiment)
+    return heldout.make_evaluator(experiment, stores) if stores else None
+
+
+def _compile(experiment: Experiment, optimizer, mesh, abstract: state.TrainState, run: _Run):
+    """The compiled step, so that compilation is in no line's speed and its errors come before the first batch."""
+    graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
+    shape = (experiment.data.batch_size, experiment.data.sequence_length)
+    leaf = jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2))
+    with run.clock.paused():
+        return step.build(experiment, graphdef, optimizer, mesh, abstract).lower(abstract, dict.fromkeys(step.BATCH_KEYS, leaf)).compile()
+
+
+def _put(batch: dict, mesh, batch_size: int) -> dict:
+    """This process's rows as global arrays."""
+    sharding = rules.batch_sharding(mesh, 2)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, batch[key], (batch_size, *batch[key].shape[1:])) for key in step.BATCH_KEYS
+    }
+
+
+class _Stop(threading.Event):
+    reason = ""
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """An event that SIGTERM and the first Ctrl-C set; the second Ctrl-C interrupts at once."""
+    stop = _Stop()
+
+    def handle(number, frame):
+        stop.reason = signal.Signals(number).name
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():  # signals cannot be caught there
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, file=sys.stdout, flush=True)

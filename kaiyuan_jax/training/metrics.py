@@ -1,0 +1,149 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard and a progress bar.
+
+A training line at step `s` describes the state after `s` updates and averages over the steps since the last line:
+
+    loss, loss/<source>                nats per token (mean over rows)
+    learning_rate, gradient_norm       of the last of these steps (the norm before clipping)
+    tokens_per_second, mfu             wall time without evaluation and compilation; mfu = model FLOPs / peak of the devices in bf16,
+                                       causal attention halved, no recomputation; absent where the device's peak is not known
+    position, phase                    next row of the data; phase of the last row read
+    seconds                            training time of the whole run so far, resumed or not
+    mixture/, pass/, quantile/<source> share of the rows, mean pass number (0 is the first), mean quality quantile of what was seen
+
+Held-out lines carry `heldout/<source>` and `heldout/mean`. Sums since the last line are part of every checkpoint and lines beyond the
+checkpoint are cut when a run resumes, so the lines of a killed and resumed run are those of an uninterrupted one.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+# Dense bf16 FLOP/s of one device by the start of its `device_kind`, longest match first (vendors' data sheets).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense bf16 FLOP/s of a device, None where it is not known (CPUs among others)."""
+    fits = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(fits, key=len)] if fits else None
+
+
+class Seen:
+    """Sums over the steps since the last metrics line, by source."""
+
+    def __init__(self, sources: tuple[str, ...], sums: dict | None = None):
+        self.sources = sources
+        # one row per source: rows, loss, pass, quantile
+        self._sums = np.zeros((len(sources), 4)) if sums is None else np.array(sums["by_source"], dtype=np.float64)
+
+    def add(self, rows, loss_B: np.ndarray) -> None:
+        """Counts one batch: `rows` as `data.order.batch` gives them, `loss_B` the mean loss of each row."""
+        for column, values in enumerate((None, loss_B, rows.pass_, rows.quantile)):
+            self._sums[:, column] += np.bincount(rows.source, weights=values, minlength=len(self.sources))
+
+    def state(self) -> dict:
+        """JSON-able; give it back as `sums`."""
+        return {"by_source": self._sums.tolist()}
+
+    def take(self) -> dict[str, float]:
+        """The line's values; starts again from zero."""
+        rows, sums = self._sums[:, 0], self._sums
+        line = {"loss": sums[:, 1].sum() / rows.sum()}
+        for i, source in enumerate(self.sources):
+            line[f"mixture/{source}"] = rows[i] / rows.sum()
+            if rows[i]:
+                line |= {f"{name}/{source}": sums[i, column] / rows[i] for column, name in ((1, "loss"), (2, "pass"), (3, "quantile"))}
+        self._sums = np.zeros_like(self._sums)
+        return {key: float(value) for key, value in line.items()}
+
+
+class Clock:
+    """Seconds of training, which stand still inside `with clock.paused():`."""
+
+    def __init__(self, seconds: float = 0.0):
+        self._begin = time.perf_counter() - seconds
+        self._marked = seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = self.seconds
+        lap, self._marked = now - self._marked, now
+        return lap
+
+    @contextlib.contextmanager
+    def paused(self):
+        stopped = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - stopped
+
+
+class Log:
+    """metrics.jsonl and TensorBoard of one run folder; lines after `step` are cut first."""
+
+    def __init__(self, folder: str | Path, step: int, tensorboard: bool):
+        folder = Path(folder)
+        self._path = folder / "metrics.jsonl"
+        truncate(self._path, step)
+        self._file = open(self._path, "a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, max_queue=50)
+
+    def write(self, step: int, values: dict) -> None:
+        """One line; numbers also go to TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Puts the lines on disk, before a checkpoint that counts on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def truncate(path: Path, step: int) -> None:
+    """Cuts lines of later steps, and a last line that a kill left unfinished."""
+    if not path.exists():
+        return
+    kept = 0
+    with open(path, "rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+        file.truncate(kept)
+
+
+def read(path: str | Path) -> list[dict]:
+    """Every line of a metrics.jsonl."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,0 +1,53 @@
+"""The train state: everything that decides the rest of a run, as one pytree.
+
+With the position in the data (one integer, which the step gives) it is all that a resumed run needs. It is created under `jax.jit` with
+the shardings it keeps, so that no device and no host ever holds all of it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kaiyuan_jax.averaging import online
+from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.models import decoder
+from kaiyuan_jax.sharding import rules
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    step: Any  # int32 [], updates done
+    params: Any  # nested dict of arrays, in config.precision.parameters
+    opt_state: Any  # of the optax transformation
+    key: Any  # uint32 key data of the run's random numbers; fold in the step to use it
+    average: Any  # running float32 average of params, or {} where config.averaging.online_decay is 0
+
+
+def _create(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    init_key, run_key = jax.random.split(jax.random.key(experiment.seed))
+    _, params = decoder.split(decoder.build(experiment.model, experiment.precision, init_key))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        key=jax.random.key_data(run_key),
+        average=online.init(params) if experiment.averaging.online_decay else {},
+    )
+
+
+def abstract(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state as ShapeDtypeStructs with their shardings; uses no memory."""
+    shapes = jax.eval_shape(lambda: _create(experiment, optimizer))
+    # eval_shape drops shardings: the rules find them again by the names of the leaves, also inside the optimizer's state
+    shardings = rules.shardings(shapes, mesh)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings)
+
+
+def create(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state before the first step, made in place on the devices that keep it."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(experiment, optimizer, mesh))
+    return jax.jit(lambda: _create(experiment, optimizer), out_shardings=shardings)()

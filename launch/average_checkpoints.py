@@ -1,0 +1,100 @@
+"""Averages checkpoints of a run: python launch/average_checkpoints.py --run=runs/x [--kind=sma] [--last=6] [--steps=800,900,1000]
+
+What is not given comes from the run's config (config.averaging). Writes runs/x/averages/<name>, which launch/evaluate.py takes as
+--average=<name>. Streams leaf by leaf: memory is that of two models, whatever the count.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from kaiyuan_jax import config
+from kaiyuan_jax.flags import run
+
+RUN = flags.DEFINE_string("run", None, "Run folder (with config.json and checkpoints/).", required=True)
+KIND = flags.DEFINE_string("kind", None, "sma | ema | ema_seeded | ema_powers | wma | weights, or online: the one in the train state.")
+LAST = flags.DEFINE_integer("last", None, "Number of newest checkpoints.")
+STEPS = flags.DEFINE_list("steps", None, "Steps of the checkpoints, instead of --last.")
+ALPHA = flags.DEFINE_float("alpha", None, "Of the EMA readings.")
+SHAPE = flags.DEFINE_string("shape", None, "wma: the decay shape it emulates.")
+WEIGHTS = flags.DEFINE_list("weights", None, "Kind weights: one weight a checkpoint, newest first, summing to 1.")
+NAME = flags.DEFINE_string("name", None, "Folder under averages/; default from kind and window, such as sma_last6.")
+
+
+def main(argv):
+    from kaiyuan_jax.averaging import offline, weights
+    from kaiyuan_jax.training import checkpoint
+
+    folder = Path(RUN.value)
+    if not (folder / "config.json").is_file():
+        raise config.UserError(f"--run: found no {folder / 'config.json'}, must be the folder of a run; launch/train.py makes one")
+    experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    kept = checkpoint.steps(folder / "checkpoints")
+    if not kept:
+        raise config.UserError(f"--run: {folder / 'checkpoints'} holds no complete checkpoint; train first")
+    if KIND.value == "online":
+        steps, item, vector = [kept[-1]], "average", [1.0]
+        name = NAME.value or "online"
+    else:
+        steps, item = window(kept, experiment.averaging), "parameters"
+        averaging = settings(experiment.averaging, len(steps))
+        vector = weights.weights(averaging).tolist()
+        name = NAME.value or default_name(averaging, STEPS.value)
+    if not name or "/" in name or name.startswith("."):
+        raise config.UserError(f"--name: found {name!r}, must be a plain folder name")
+    readers = [checkpoint.leaf_reader(folder / "checkpoints" / str(step), item) for step in steps]
+    leaves = offline.average([read for _, read in readers], vector, readers[0][0])
+    facts = {"steps": steps, "weights": vector, "item": item, "step": max(steps)}
+    facts |= {} if item == "average" else {"averaging": dataclasses.asdict(averaging)}
+    target = folder / "averages" / name
+    checkpoint.save_parameters(target, leaves, facts)
+    for step, weight in zip(steps, vector, strict=True):
+        print(f"step {step:>8}  weight {weight:.6f}")
+    print(f"written: {target}")
+
+
+def window(kept: list[int], averaging: config.Averaging) -> list[int]:
+    """The steps to average, newest first; raises UserError where a checkpoint is not there."""
+    if STEPS.value is not None:
+        try:
+            steps = sorted({int(step) for step in STEPS.value}, reverse=True)
+        except ValueError:
+            raise config.UserError(f"--steps: found {','.join(STEPS.value)}, must be whole numbers such as 800,900,1000") from None
+        missing = [step for step in steps if step not in kept]
+        if missing or not steps:
+            raise config.UserError(f"--steps: found {missing or 'none'}, must be among the kept checkpoints {', '.join(map(str, kept))}")
+        return steps
+    last = LAST.value if LAST.value is not None else averaging.last
+    if not 1 <= last <= len(kept):
+        raise config.UserError(
+            f"--last: found {last}, the window reaches before the first kept checkpoint; must be 1 to {len(kept)} "
+            f"(kept: {', '.join(map(str, kept))}); another run can keep more with config.checkpoint.keep"
+        )
+    return kept[::-1][:last]
+
+
+def settings(averaging: config.Averaging, count: int) -> config.Averaging:
+    """The run's averaging with the flags put over it; a run without one is averaged by sma."""
+    kind = KIND.value or ("sma" if averaging.kind == "none" else averaging.kind)
+    given = {"alpha": ALPHA.value, "shape": SHAPE.value}
+    if WEIGHTS.value is not None:
+        if KIND.value not in (None, "weights"):
+            raise config.UserError(f"--weights: given with --kind={KIND.value}, must go with --kind=weights")
+        kind = "weights"
+        try:
+            given["weights"] = tuple(float(weight) for weight in WEIGHTS.value)
+        except ValueError:
+            raise config.UserError(f"--weights: found {','.join(WEIGHTS.value)}, must be numbers such as 0.5,0.3,0.2") from None
+    return dataclasses.replace(averaging, kind=kind, last=count, **{name: value for name, value in given.items() if value is not None})
+
+
+def default_name(averaging: config.Averaging, steps: list[str] | None) -> str:
+    """Such as sma_last6, ema_0.2_last6, wma_sqrt_steps800-900-1000."""
+    detail = averaging.shape if averaging.kind == "wma" else f"{averaging.alpha:g}" if averaging.kind.startswith("ema") else ""
+    which = f"steps{'-'.join(sorted(steps, key=int))}" if steps else f"last{averaging.last}"
+    return "_".join(part for part in (averaging.kind, detail, which) if part)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Trains an experiment, or resumes it: python launch/train.py --config=configs/x.py [--config.schedule.peak=3e-3] [--dry_run]
+
+The same command on an existing run folder goes on from its newest complete checkpoint. SIGTERM or Ctrl-C saves and exits with code 0.
+Exit codes: 0 finished or saved, 1 loss or gradient not finite, 2 a mistake in config, stores or run folder.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from kaiyuan_jax import config
+from kaiyuan_jax.flags import checked, define_config, run
+
+CONFIG = define_config()
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and its plan, and exit.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""), "Folder of compiled programs that runs of one shape share."
+)
+
+
+def main(argv):
+    experiment = checked(CONFIG)
+    from kaiyuan_jax import plan
+    from kaiyuan_jax.data import recipe
+
+    page = plan.describe(experiment)
+    if DRY_RUN.value:
+        print(config.to_json(experiment))
+        print(page)
+        return
+    import jax
+
+    from kaiyuan_jax.training import failure, loop, resume
+
+    if CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE.value))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    for line in plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))):
+        print(f"warning: {line}", file=sys.stderr)
+    folder = resume.prepare_folder(experiment)
+    resume.write_text(folder / "plan.txt", page)
+    try:
+        loop.train(experiment)
+    except failure.NonFiniteError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

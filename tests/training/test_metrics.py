@@ -1,0 +1,82 @@
+import json
+import types
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from kaiyuan_jax.training import metrics
+
+SOURCES = ("code", "prose", "math")
+
+
+def batch(seed, rows=8):
+    random = np.random.default_rng(seed)
+    places = types.SimpleNamespace(
+        source=random.integers(0, 2, rows), pass_=random.integers(0, 4, rows).astype(np.int32), quantile=random.random(rows)
+    )
+    return places, random.random(rows).astype(np.float32)
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(st.integers(0, 100), st.integers(1, 12), st.integers(0, 12))
+def test_sums_saved_and_restored_anywhere_give_the_same_line_bit_for_bit(seed, steps, cut):
+    whole, first = metrics.Seen(SOURCES), metrics.Seen(SOURCES)
+    for step in range(steps):
+        if step == cut:
+            first = metrics.Seen(SOURCES, json.loads(json.dumps(first.state())))
+        whole.add(*batch(seed + step))
+        first.add(*batch(seed + step))
+    assert whole.take() == first.take()
+
+
+def test_a_line_holds_means_over_what_each_source_showed():
+    seen = metrics.Seen(SOURCES)
+    batches = [batch(seed) for seed in range(3)]
+    for rows, loss_B in batches:
+        seen.add(rows, loss_B)
+    line = seen.take()
+    source, pass_, quantile = (np.concatenate([getattr(rows, name) for rows, _ in batches]) for name in ("source", "pass_", "quantile"))
+    loss = np.concatenate([loss_B for _, loss_B in batches]).astype(np.float64)
+    assert line["loss"] == pytest.approx(loss.mean())
+    for i, name in enumerate(SOURCES[:2]):
+        assert line[f"mixture/{name}"] == pytest.approx((source == i).mean())
+        assert line[f"loss/{name}"] == pytest.approx(loss[source == i].mean())
+        assert line[f"pass/{name}"] == pytest.approx(pass_[source == i].mean())
+        assert line[f"quantile/{name}"] == pytest.approx(quantile[source == i].mean())
+    assert line["mixture/math"] == 0 and "loss/math" not in line
+
+
+def test_lines_beyond_the_checkpoint_and_a_torn_last_line_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = ['{"step": 10, "loss": 3.0}', '{"step": 20, "loss": 2.0}', '{"step": 20, "heldout/mean": 2.5}', '{"step": 30, "loss": 1.0}']
+    path.write_text("\n".join([*whole, '{"st']))
+    metrics.truncate(path, 20)
+    assert [line["step"] for line in metrics.read(path)] == [10, 20, 20]
+    metrics.truncate(path, 0)
+    assert path.read_text() == ""
+
+
+def test_the_clock_stands_still_while_paused():
+    clock = metrics.Clock(100.0)
+    before = clock.seconds
+    with clock.paused():
+        sum(range(3_000_000))
+    assert clock.seconds - before < 0.01
+    assert clock.lap() < 0.01
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("cpu", None),
+    ],
+)
+def test_peak_is_found_by_the_longest_name_that_fits(kind, peak):
+    assert metrics.peak_flops(kind) == peak
