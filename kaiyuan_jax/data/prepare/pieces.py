@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 LIMIT = 6000  # characters
 _PARAGRAPH = re.compile(r"\n\s*\n")
-_TOP_LEVEL = re.compile(r"(?m)^(?=(?:@|def |class |async def ))")
-_METHOD = re.compile(r"(?m)^(?=    (?:@|def |async def )\w)")
+_TOP_LEVEL = re.compile(r"(?m)^(@|def |class |async def )")
+_METHOD = re.compile(r"(?m)^    (@|def |class |async def )")
 
 
 def paragraphs(text: str, limit: int = LIMIT) -> list[str]:
@@ -19,8 +19,18 @@ def definitions(text: str, limit: int = LIMIT) -> list[str]:
     """Cuts Python code before top-level definitions, longer ones before methods, still longer ones at blank lines."""
     parts = [text]
     for place in (_TOP_LEVEL, _METHOD):
-        parts = [piece for part in parts for piece in (place.split(part) if len(part) > limit else [part])]
+        parts = [piece for part in parts for piece in (_before(place, part) if len(part) > limit else [part])]
     return _join([piece for part in parts for piece in _blank_lines(part, limit)], "", limit)
+
+
+def _before(place: re.Pattern, text: str) -> list[str]:
+    """Cuts before each match, but not between decorators and what they decorate."""
+    cuts, decorated = [0], False
+    for match in place.finditer(text):
+        if not decorated:
+            cuts.append(match.start())
+        decorated = match.group(1) == "@"
+    return [text[begin:end] for begin, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
 
 def _blank_lines(part: str, limit: int) -> list[str]:

@@ -1,9 +1,10 @@
 """A heuristic quality score in [0, 1] for text that comes with none: 0 looks like debris, 1 like something written to be read.
 
-A text is taken for prose, code or Chinese. Each kind has a short table of features; a feature maps one measurement through a ramp to
-[0, 1], and the score is the weighted mean. The measurements follow the published filters (Gopher, arXiv 2112.11446, table A1; C4;
-FineWeb): length, stop words, shares of letters and signs, sentences, repetition, and how well the text compresses. It ranks texts of
-one source; it is no substitute for a trained scorer, and scores of different kinds are not comparable.
+A text is taken for prose, code or Chinese. Each kind has a short table of features and of faults; each maps one measurement through a
+ramp to [0, 1]. The score is the weighted mean of the features, times 0.3 + 0.7 g for every fault (g = 0: badly at fault), so that one
+fault, such as endless repetition, is not made up for by good features. The measurements follow the published filters (Gopher,
+arXiv 2112.11446, table A1; C4; FineWeb): length, stop words, shares of letters and signs, sentences, repetition, and how well the text
+compresses. It ranks texts of one source; it is no substitute for a trained scorer, and scores of different kinds are not comparable.
 
 Only the first 20,000 characters are looked at. Deterministic: no randomness, no dictionary order, no locale.
 """
@@ -13,6 +14,7 @@ import re
 import zlib
 
 SEEN = 20_000  # characters
+Table = tuple[dict[str, tuple[float, float]], dict[str, float]]  # features: name -> (weight, value); faults: name -> value
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _HAN_SENTENCE_END = re.compile("[。！？；]")
 _HAN_PAUSE = re.compile("[，、：]")
@@ -58,10 +60,11 @@ def kind(text: str) -> str:
 def score(text: str, kind_of_text: str = "") -> float:
     """Quality in [0, 1] of one normalised text; its kind is guessed if not given."""
     text = text[:SEEN]
-    if not text:
+    if not text.strip():
         return 0.0
-    table = {"chinese": chinese, "code": code, "prose": prose}[kind_of_text or kind(text)](text)
-    return sum(weight * value for weight, value in table.values()) / sum(weight for weight, _ in table.values())
+    features, faults = {"chinese": chinese, "code": code, "prose": prose}[kind_of_text or kind(text)](text)
+    mean = sum(weight * value for weight, value in features.values()) / sum(weight for weight, _ in features.values())
+    return mean * math.prod(0.3 + 0.7 * value for value in faults.values())
 
 
 def _compression(text: str) -> float:
@@ -83,8 +86,8 @@ def _distinct_lines(text: str) -> float:
     return len(set(lines)) / max(1, len(lines))
 
 
-def prose(text: str) -> dict[str, tuple[float, float]]:
-    """Feature -> (weight, value in [0, 1]) for prose in a script with letters and spaces."""
+def prose(text: str) -> Table:
+    """Features and faults of prose in a script with letters and spaces."""
     words = (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
     count, letters = max(1, len(words)), sum(map(len, words))
     sentences = max(1, len(_SENTENCE_END.findall(text)))
@@ -102,12 +105,14 @@ def prose(text: str) -> dict[str, tuple[float, float]]:
         "distinct words": (1.0, ramp(len(set(window)) / max(1, len(window)), 0.2, 0.65)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
         "compression": (1.0, hill(_compression(text), 0.15, 0.33, 0.7, 1.0)),
-        "no addresses": (0.5, ramp(_addresses(text) / count, 0.03, 0.0)),
-    }
+    }, {
+        "no repetition": ramp(_compression(text), 0.05, 0.2),
+        "no addresses": ramp(_addresses(text) / count, 0.2, 0.02),
+    }  # fmt: skip
 
 
-def code(text: str) -> dict[str, tuple[float, float]]:
-    """Feature -> (weight, value in [0, 1]) for source code."""
+def code(text: str) -> Table:
+    """Features and faults of source code."""
     lines = [line for line in text.split("\n") if line.strip()]
     commented = sum(len(match.group()) for match in _COMMENT.finditer(text)) / len(text)
     words = _IDENTIFIER.findall(text)
@@ -115,33 +120,36 @@ def code(text: str) -> dict[str, tuple[float, float]]:
     return {
         "length": (1.0, ramp(math.log(len(text)), math.log(100), math.log(8000))),
         "comments": (2.0, hill(commented, 0.0, 0.25, 0.5, 0.95)),
-        "few digits": (2.0, ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.25, 0.0)),
         "line length": (1.0, ramp(max(map(len, lines)), 300, 80)),
         "definitions": (1.0, hill(definitions / len(lines), 0.0, 0.02, 0.15, 0.5)),
         "names": (1.0, hill(sum(map(len, words)) / max(1, len(words)), 1.5, 4, 9, 16)),
         "distinct names": (1.0, ramp(len(set(words[:400])) / max(1, len(words[:400])), 0.1, 0.5)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
         "compression": (1.0, hill(_compression(text), 0.1, 0.22, 0.5, 0.9)),
-        "not generated": (1.5, 0.0 if _GENERATED.search(text[:2000]) else 1.0),
-    }
+    }, {
+        "no tables": ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.3, 0.08),
+        "not generated": 0.0 if _GENERATED.search(text[:2000]) else 1.0,
+        "no repetition": ramp(_compression(text), 0.04, 0.15),
+    }  # fmt: skip
 
 
-def chinese(text: str) -> dict[str, tuple[float, float]]:
-    """Feature -> (weight, value in [0, 1]) for Chinese."""
+def chinese(text: str) -> Table:
+    """Features and faults of Chinese."""
     characters = _visible(text)
     han = _HAN.findall(text)
     ends = len(_HAN_SENTENCE_END.findall(text))
     pauses = len(_HAN_PAUSE.findall(text))
     window = han[:200]
-    # Distinct characters fall with the length of the window (Heaps); the expectation is about n^0.85 for short ones.
-    expected = max(1.0, len(window) ** 0.87)
+    expected = max(1.0, len(window) ** 0.87)  # distinct characters grow more slowly than text (Heaps' law)
     return {
         "length": (2.5, ramp(math.log(len(text)), math.log(8), math.log(3000))),
         "han": (1.5, ramp(len(han) / characters, 0.5, 0.92)),
         "sentences": (1.5, hill(len(han) / max(1, ends), 2, 20, 45, 150) if ends else 0.0),
         "pauses": (1.0, hill(pauses / characters, 0.0, 0.05, 0.09, 0.2)),
         "distinct characters": (1.0, ramp(len(set(window)) / expected, 0.5, 1.4)),
-        "no runs": (1.0, ramp(sum(len(match.group()) for match in _REPEATED.finditer(text)) / characters, 0.05, 0.0)),
         "compression": (1.0, hill(_compression(text), 0.2, 0.4, 0.75, 1.05)),
-        "no addresses": (0.5, 0.0 if _addresses(text) else 1.0),
-    }
+    }, {
+        "no runs": ramp(sum(len(match.group()) for match in _REPEATED.finditer(text)) / characters, 0.3, 0.03),
+        "no addresses": ramp(30 * _addresses(text) / characters, 1.0, 0.0),
+        "no repetition": ramp(_compression(text), 0.06, 0.25),
+    }  # fmt: skip

@@ -25,7 +25,7 @@ from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 
 VERSION = 1  # raise it when the extraction rules change
 HELDOUT = 0.08
-SAMPLE_BYTES = 2 << 20  # of each source, for the tokenizer
+SAMPLE_BYTES = 1 << 20  # of each source, for the tokenizer
 
 
 class FetchError(UserError):
@@ -88,6 +88,7 @@ def fetch(folder: Path) -> dict[str, Path]:
             raise
     for process, text, call in zip(running, errors, calls, strict=True):
         if process.returncode:
+            shutil.rmtree(partial, ignore_errors=True)
             reason = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:] or ["no message"]
             raise FetchError(f"fetching {' '.join(item for item in call if '==' in item)} failed: {reason[-1][:200]}; "
                              f"check the network and pip, or put the files into {folder}")  # fmt: skip

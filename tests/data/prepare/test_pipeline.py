@@ -1,0 +1,206 @@
+"""The whole preparation: the same input gives the same bytes, nothing half-made is ever left, and mistakes cost one line."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kaiyuan_jax.data.prepare import pipeline
+from kaiyuan_jax.data.prepare.normalise import text_hash
+from kaiyuan_jax.data.prepare.pipeline import PrepareError, Settings, prepare, summary
+from kaiyuan_jax.data.store import open_store, verify_store
+
+ROOT = pathlib.Path(__file__).parents[3]
+SETTINGS = Settings(quality_field="q", id_field="id", vocabulary=300, heldout=0.2)
+ROWS = [{"id": f"d{i}", "text": f"document {i} says {i * i} and the text ends <|endoftext|>", "q": (i * 7 % 13) / 4} for i in range(120)]
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def texts(store):
+    tokenizer, table = store.tokenizer(), store.documents
+    ends = table.offset + table.length - 1
+    return [tokenizer.decode(store.read(int(a), int(b)).tolist()) for a, b in zip(table.offset, ends, strict=True)]
+
+
+def test_every_document_comes_out_once_on_one_side_in_ascending_quality(tmp_path):
+    result = prepare([write(tmp_path / "a.jsonl", ROWS)], str(tmp_path / "out"), SETTINGS)
+    verify_store(result.train), verify_store(result.heldout)
+    both = texts(result.train) + texts(result.heldout)
+    assert sorted(both) == sorted(row["text"] for row in ROWS) and 5 < result.heldout.manifest.documents < 50
+    quality = {row["text"]: row["q"] for row in ROWS}
+    for store in (result.train, result.heldout):
+        assert [quality[text] for text in texts(store)] == sorted(quality[text] for text in texts(store))
+        assert (store.documents.quality == [quality[text] for text in texts(store)]).all()
+        assert [len(text.encode()) for text in texts(store)] == store.documents.bytes.tolist()
+    assert result.train.fingerprint == result.heldout.fingerprint and result.train.scored
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_place_and_order(tmp_path):
+    for name, rows in (("one", ROWS), ("two", ROWS)):
+        write(tmp_path / name / "b.jsonl", rows[:50])
+        write(tmp_path / name / "a.jsonl", rows[50:])
+    prepare([str(tmp_path / "one")], str(tmp_path / "x"), SETTINGS)
+    prepare([str(tmp_path / "two" / "b.jsonl"), str(tmp_path / "two" / "a.jsonl")], str(tmp_path / "y"), SETTINGS)
+    left, right = contents(tmp_path / "x"), contents(tmp_path / "y")
+    assert left == right and {"train/manifest.json", "heldout/manifest.json", "train/documents.arrow"} <= set(left)
+    assert str(tmp_path) not in left["train/manifest.json"].decode()
+
+
+def test_the_order_of_rows_changes_nothing_but_the_checksum_of_the_input(tmp_path):
+    first = prepare([write(tmp_path / "1" / "a.jsonl", ROWS)], str(tmp_path / "x"), SETTINGS)
+    second = prepare([write(tmp_path / "2" / "a.jsonl", ROWS[::-1])], str(tmp_path / "y"), SETTINGS)
+    assert first.train.manifest.tokens_sha256 == second.train.manifest.tokens_sha256
+    assert first.train.manifest.documents_sha256 == second.train.manifest.documents_sha256
+
+
+def test_another_seed_reorders_equal_scores_and_moves_nothing_across_the_split(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    stores = [prepare([path], str(tmp_path / f"s{seed}"), dataclasses.replace(SETTINGS, seed=seed)) for seed in (0, 1)]
+    assert texts(stores[0].train) != texts(stores[1].train) and sorted(texts(stores[0].train)) == sorted(texts(stores[1].train))
+    assert stores[0].train.fingerprint == stores[1].train.fingerprint
+
+
+def test_duplicates_keep_the_best_score_and_empty_texts_go(tmp_path):
+    rows = [{"id": "a", "text": "same\r\n", "q": 1}, {"id": "b", "text": "same", "q": 3}, {"id": "c", "text": " \n", "q": 2}, *ROWS]
+    result = prepare([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out"), dataclasses.replace(SETTINGS, heldout=0.0))
+    counts = result.train.manifest.facts["counts"]
+    assert counts == {"read": 123, "empty": 1, "without_quality": 0, "duplicates": 1, "heldout": 0}
+    assert result.heldout is None and not (tmp_path / "out" / "heldout").exists()
+    table = result.train.documents
+    (at,) = [i for i in range(len(table)) if table.id(i) in ("a", "b")]
+    assert table.id(at) == "b" and table.quality[at] == 3
+
+
+def test_a_text_is_on_the_same_side_in_every_source(tmp_path):
+    one = prepare([write(tmp_path / "a.jsonl", ROWS[:80])], str(tmp_path / "x"), SETTINGS)
+    other = prepare([write(tmp_path / "b.jsonl", ROWS[40:])], str(tmp_path / "y"), SETTINGS)
+    assert not set(texts(one.heldout)) & set(texts(other.train)) and not set(texts(one.train)) & set(texts(other.heldout))
+
+
+def test_without_scores_the_heuristic_or_a_hash_orders(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    scored = prepare([path], str(tmp_path / "x"), Settings(vocabulary=300))
+    assert scored.train.scored and 0 < scored.train.documents.quality[0] < scored.train.documents.quality[-1] < 1
+    assert scored.train.documents.id(0) in {text_hash(row["text"]).hex() for row in ROWS}
+    unscored = prepare([path], str(tmp_path / "y"), Settings(vocabulary=300, unscored=True))
+    assert not unscored.train.scored and (unscored.train.documents.quality == 0).all() and "unscored" in summary("y", unscored)
+
+
+def test_a_given_tokenizer_is_used_unchanged(tmp_path):
+    first = prepare([write(tmp_path / "a.jsonl", ROWS)], str(tmp_path / "x"), SETTINGS)
+    settings = dataclasses.replace(SETTINGS, tokenizer=str(tmp_path / "x" / "train"))
+    second = prepare([write(tmp_path / "b.jsonl", ROWS[:50])], str(tmp_path / "y"), settings)
+    assert second.train.fingerprint == first.train.fingerprint and second.train.vocabulary == first.train.vocabulary
+
+
+def test_a_second_run_reuses_and_any_change_prepares_again(tmp_path):
+    path, out = write(tmp_path / "a.jsonl", ROWS), str(tmp_path / "out")
+    assert not prepare([path], out, SETTINGS).reused
+    assert prepare([path], out, SETTINGS).reused and "up to date" in summary("x", prepare([path], out, SETTINGS))
+    assert not prepare([path], out, SETTINGS, force=True).reused
+    assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
+    write(tmp_path / "a.jsonl", ROWS[:100])
+    assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
+    shard = tmp_path / "out" / "train" / "tokens" / "c" / "0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_documents_without_a_finite_score_are_refused_or_dropped(tmp_path, value):
+    path = write(tmp_path / "a.jsonl", [*ROWS, {"id": "bad", "text": "x", "q": value}])
+    with pytest.raises(PrepareError, match="document bad has no finite q.*--missing_quality=drop"):
+        prepare([path], str(tmp_path / "out"), SETTINGS)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl"]
+    result = prepare([path], str(tmp_path / "out"), dataclasses.replace(SETTINGS, missing_quality="drop"))
+    assert result.train.manifest.facts["counts"]["without_quality"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"heldout": 1.0}, "--heldout=1.0"),
+        ({"missing_quality": "keep"}, "--missing_quality=keep"),
+        ({"kind": "poem"}, "--kind=poem"),
+        ({"unscored": True}, "--unscored with --quality_field=q"),
+        ({"vocabulary": 100}, "--vocabulary=100"),
+        ({"compression": -1}, "--compression=-1"),
+        ({"text_field": ""}, "--text_field is empty"),
+    ],
+)
+def test_settings_that_cannot_work_are_named_before_anything_is_read(tmp_path, change, words):
+    with pytest.raises(PrepareError) as error:
+        prepare([str(tmp_path / "missing")], str(tmp_path / "out"), dataclasses.replace(SETTINGS, **change))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_wrong_setting_has_its_line():
+    with pytest.raises(PrepareError) as error:
+        pipeline.check(Settings(heldout=2, kind="poem", vocabulary=1))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(tmp_path):
+    write(tmp_path / "out" / "mine.txt", ROWS)
+    with pytest.raises(PrepareError, match="not made by this script"):
+        prepare([write(tmp_path / "a.jsonl", ROWS)], str(tmp_path / "out"), SETTINGS)
+
+
+def test_input_without_text_or_all_held_out_is_refused(tmp_path):
+    with pytest.raises(PrepareError, match="no text in 1 rows"):
+        prepare([write(tmp_path / "a.jsonl", [{"text": " "}])], str(tmp_path / "out"), Settings())
+    held = next(row for row in ROWS if pipeline.split.heldout([text_hash(row["text"])], 0.9)[0])
+    with pytest.raises(PrepareError, match="holds out all 1 documents"):
+        prepare([write(tmp_path / "a.jsonl", [held])], str(tmp_path / "out"), dataclasses.replace(SETTINGS, heldout=0.9))
+
+
+def command(*flags):
+    return [sys.executable, str(ROOT / "launch" / "prepare_data.py"), *flags]
+
+
+def test_the_script_prepares_and_reports_mistakes_in_one_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    flags = f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out", "--vocabulary=300"
+    good = subprocess.run(command(*flags), capture_output=True, text=True)
+    assert good.returncode == 0 and "documents read" in good.stdout and "bytes/token" in good.stdout, good.stderr
+    bad = subprocess.run(command(f"--input={path}", f"--output={tmp_path}/out2", "--text_field=body"), capture_output=True, text=True)
+    assert bad.returncode == 2 and "no field 'body'; found id, q, text; set --text_field" in bad.stderr and "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_store_and_the_next_one_clears_up(tmp_path, kill):
+    rows = [{"id": str(i), "text": f"{i} " * 2000, "q": 1.0} for i in range(3000)]
+    path, out = write(tmp_path / "in" / "a.jsonl", rows), tmp_path / "out"
+    run = subprocess.Popen(command(f"--input={path}", f"--output={out}", "--quality_field=q"), stderr=subprocess.DEVNULL, env=os.environ)
+    partial, began = tmp_path / "out.partial" / "texts.arrow", time.time()
+    while not (partial.exists() and partial.stat().st_size > 1 << 20) and time.time() - began < 60:
+        time.sleep(0.02)
+    run.send_signal(kill)
+    assert run.wait() != 0 and not out.exists()
+    assert (tmp_path / "out.partial").exists() == (kill == signal.SIGKILL)
+    write(tmp_path / "in" / "a.jsonl", ROWS)
+    prepare([path], str(out), SETTINGS)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"] and open_store(out / "train").tokens > 0
+
+
+def test_rows_of_sequences_cross_documents(tmp_path):
+    result = prepare([write(tmp_path / "a.jsonl", ROWS)], str(tmp_path / "out"), SETTINGS)
+    rows = result.train.read_rows(np.arange(result.train.sequences(32)), 32)
+    assert (rows == result.train.eod).sum() > 10 and rows.max() < result.train.vocabulary
