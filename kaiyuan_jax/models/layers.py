@@ -8,6 +8,8 @@ Every matrix, output projections too, starts from a normal distribution of stand
 Tensors that rematerialisation can keep carry a name, see `REMAT_NAMES`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -41,9 +43,29 @@ def rotate(x_BLHC, angles):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHC.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def project(equation: str, x, weight):
-    """An einsum in the dtype of the activations, whatever the dtype of the stored weight."""
+    """An einsum in the dtype of the activations, whatever the dtype of the stored weight, whose gradient is summed in float32.
+
+    Backward is written out because JAX's own forms the weight's gradient transposed, for which XLA on CPUs copies the activations
+    and leaves its fast matrix product: a SwiGLU block takes 1.9 times as long in float32, 8 times in bfloat16.
+    """
     return jnp.einsum(equation, x, weight.astype(x.dtype))
+
+
+def _project_forward(equation, x, weight):
+    return project(equation, x, weight), (x, weight)
+
+
+def _project_backward(equation, residuals, gradient):
+    x, weight = residuals
+    inputs, result = equation.split("->")
+    left, right = inputs.split(",")
+    weight_gradient = jnp.einsum(f"{left},{result}->{right}", x, gradient, preferred_element_type=jnp.float32)
+    return jnp.einsum(f"{result},{right}->{left}", gradient, weight.astype(x.dtype)), weight_gradient.astype(weight.dtype)
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 def normal(key, model: config.Model, dtype, *shape) -> nnx.Param:

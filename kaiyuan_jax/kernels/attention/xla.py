@@ -22,6 +22,8 @@ def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, chunk: int = CHUNK):
     for start in range(0, L, chunk):
         end = min(start + chunk, L)
         segments = None if segments_BL is None else (segments_BL[:, start:end], segments_BL[:, :end])
+        if outputs:  # one chunk after the other, in the backward pass too: else the compiler may hold the scores of several at once
+            k_BKCM, v_BKMC, outputs[-1] = jax.lax.optimization_barrier((k_BKCM, v_BKMC, outputs[-1]))
         outputs.append(attend(q_BKLGC[:, :, start:end], k_BKCM[..., :end], v_BKMC[:, :, :end], segments, start))
     return jnp.concatenate(outputs, axis=2).transpose(0, 2, 1, 3, 4).reshape(B, L, H, C)
 
