@@ -117,33 +117,42 @@ def quality(runs: list[Run], baseline: Group) -> bytes | None:
     if not groups or not names:
         return None
     colours = style.colours(recipes(runs), style.RECIPE_COLOURS)
-    drawn, axes = style.figure(2, len(names), width=max(2.5, 8.6 / len(names)), height=2.5, sharex=True)
-    for name, (top, bottom) in zip(names, axes.T, strict=True):
-        bins = [(entry["low"], entry["high"]) for entry in baseline.models[0].result["heldout"][name]["quantiles"]]
-        bottom.axhline(0, color=style.INK, linewidth=1)
-        for number_of, group in enumerate(groups):
-            tables = [m.result["heldout"].get(name, {"quantiles": []})["quantiles"] for m in group.models]
-            if any([(entry["low"], entry["high"]) for entry in table] != bins for table in tables):
-                continue
-            middles = np.array([(low + high) / 2 for low, high in bins])
-            top.plot(middles, np.mean([[e["bits_per_byte"] for e in table] for table in tables], axis=0), color=colours[group.recipe])
-            shift = (number_of - (len(groups) - 1) / 2) * 0.12 / max(len(groups), 1)
-            if group.recipe == baseline.recipe and group.kind == baseline.kind:
-                continue
-            for middle, (low, high) in zip(middles, bins, strict=True):
-                value, interval = compare.difference(group.models, baseline.models, name, low, high)
-                if interval:
-                    bottom.plot([middle + shift] * 2, interval, color=colours[group.recipe], linewidth=1.6)
-                bottom.plot(middle + shift, value, "o", color=colours[group.recipe], markersize=4)
+    others = [group for group in groups if (group.recipe, group.kind) != (baseline.recipe, baseline.kind)]
+    drawn, axes = style.figure(2 if others else 1, len(names), width=max(2.5, 8.6 / len(names)), height=2.5, sharex=True)
+    for name, top in zip(names, axes[0], strict=True):
+        bins = _bins(baseline.models[0], name)
+        middles = np.array([(low + high) / 2 for low, high in bins])
+        for group in groups:
+            if all(_bins(model, name) == bins for model in group.models):
+                values = [np.mean([compare.bits(model, name, low, high) for model in group.models]) for low, high in bins]
+                top.plot(middles, values, color=colours[group.recipe])
         top.set_title(name)
+        top.set_xlim(0, 1)
+        top.set_xticks([0, 0.5, 1])
+    for name, bottom in zip(names, axes[1] if others else (), strict=bool(others)):
+        bins = _bins(baseline.models[0], name)
         bottom.sharey(axes[1, 0])
-        bottom.set_xlim(0, 1)
-        bottom.set_xticks([0, 0.5, 1])
-        bottom.set_xlabel("quality quantile")
+        bottom.axhline(0, color=style.INK, linewidth=1)
+        for place, group in enumerate(others):
+            if any(_bins(model, name) != bins for model in group.models):
+                continue
+            for low, high in bins:
+                value, interval = compare.difference(group.models, baseline.models, name, low, high)
+                x = (low + high) / 2 + (place - (len(others) - 1) / 2) * 0.12 / len(others)
+                if interval:
+                    bottom.plot([x, x], interval, color=colours[group.recipe], linewidth=1.6)
+                bottom.plot(x, value, "o", color=colours[group.recipe], markersize=4)
+    for axis in axes[-1]:
+        axis.set_xlabel("quality quantile")
+    if others:
+        axes[1, 0].set_ylabel("bits per byte\nminus baseline")
     axes[0, 0].set_ylabel("bits per byte")
-    axes[1, 0].set_ylabel("bits per byte\nminus baseline")
     style.legend(drawn, {group.label: colours[group.recipe] for group in groups}, columns=2)
     return style.png(drawn)
+
+
+def _bins(model, source: str) -> list[tuple[float, float]]:
+    return [(entry["low"], entry["high"]) for entry in model.result["heldout"].get(source, {"quantiles": []})["quantiles"]]
 
 
 def chosen_groups(runs: list[Run]) -> list[Group]:

@@ -118,7 +118,8 @@ def _losses(runs, prefix: str, lines: list[list[dict]], smoothing: float) -> byt
             x, y = x[np.isfinite(y)], y[np.isfinite(y)]
             if len(x):
                 y = style.smooth(y, smoothing)
-                axis.plot(x, y, color=colours[run.recipe], linewidth=1.7 if first else 0.9, alpha=1 if first else 0.75)
+                look = dict(linewidth=1.7 if first else 0.9, alpha=1 if first else 0.75, marker="o" if len(x) < 13 else "", markersize=3)
+                axis.plot(x, y, color=colours[run.recipe], **look)
                 spans[key].append(y)
     last = max(run.tokens for run in runs)
     for number_of, (key, axis) in enumerate(zip(keys, axes.flat, strict=False)):
