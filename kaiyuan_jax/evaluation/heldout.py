@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kaiyuan_jax import config
+from kaiyuan_jax.data.loader import segments_and_positions
 from kaiyuan_jax.data.store import Store, open_store
 from kaiyuan_jax.evaluation import bootstrap
 from kaiyuan_jax.models import decoder as decoders
@@ -58,13 +59,11 @@ def spread(sequences: int, rows: int) -> np.ndarray:
 def make_batch(tokens_BL1: np.ndarray, *, eod: int, mask_documents: bool) -> dict[str, np.ndarray]:
     """Rows int32[B, L+1] -> the model's batch (inputs, targets, segments, positions: int32[B, L]), laid out as in training."""
     inputs_BL, targets_BL = tokens_BL1[:, :-1].astype(np.int32), tokens_BL1[:, 1:].astype(np.int32)
-    index_L = np.arange(inputs_BL.shape[1], dtype=np.int32)
-    segments_BL, positions_BL = np.ones_like(inputs_BL), np.broadcast_to(index_L, inputs_BL.shape).copy()
     if mask_documents:
-        starts_BL = np.zeros(inputs_BL.shape, bool)
-        starts_BL[:, 1:] = inputs_BL[:, :-1] == eod
-        segments_BL = 1 + np.cumsum(starts_BL, axis=1, dtype=np.int32)
-        positions_BL = index_L - np.maximum.accumulate(np.where(starts_BL, index_L, 0), axis=1)
+        segments_BL, positions_BL = segments_and_positions(inputs_BL, eod)
+    else:
+        segments_BL = np.ones_like(inputs_BL)
+        positions_BL = np.broadcast_to(np.arange(inputs_BL.shape[1], dtype=np.int32), inputs_BL.shape)
     return dict(inputs_BL=inputs_BL, targets_BL=targets_BL, segments_BL=segments_BL, positions_BL=positions_BL)
 
 
