@@ -48,5 +48,5 @@ def get_config(choice: str = "uniform_cosine") -> c.Experiment:
         schedule=schedule,
         checkpoint=c.Checkpoint(every=10, keep=6),
         averaging=c.Averaging(kind=average, last=6, alpha=0.2),
-        evaluation=c.Evaluation(every=50),
+        evaluation=c.Evaluation(every=50, rows=160, questions=50),
     )

@@ -1,7 +1,7 @@
 """Averages checkpoints of a run: python launch/average_checkpoints.py --run=runs/x [--kind=sma] [--last=6] [--steps=800,900,1000]
 
 What is not given comes from the run's config (config.averaging). Writes runs/x/averages/<name>, which launch/evaluate.py takes as
---average=<name>. Streams leaf by leaf: memory is that of two models, whatever the count.
+--model. Streams leaf by leaf: memory is that of two models, whatever the count.
 """
 
 import dataclasses

@@ -1,4 +1,8 @@
-"""Evaluates one model of a run: python launch/evaluate.py --run=runs/x [--checkpoint=1200 | --average=sma_last6]"""
+"""Evaluates models: python launch/evaluate.py --model=runs/x[,runs/x/checkpoints/1200,runs/x/averages/sma_last6]
+
+A run stands for its newest checkpoint. Held-out loss, bits per byte, next-passage choice and samples go to
+runs/x/evaluation/<model>.json. Models of one shape share their compiled programs, so several are best evaluated in one call.
+"""
 
 import pathlib
 
@@ -7,9 +11,7 @@ from absl import flags
 from kaiyuan_jax import config
 from kaiyuan_jax.flags import run
 
-RUN = flags.DEFINE_string("run", None, "Run folder (with config.json and checkpoints/).", required=True)
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; the newest where neither this nor --average is given.")
-AVERAGE = flags.DEFINE_string("average", None, "Name of an average in averages/, as launch/average_checkpoints.py printed it.")
+MODEL = flags.DEFINE_list("model", None, "Folders of runs, checkpoints or averages.", required=True)
 
 
 def main(argv):
@@ -17,44 +19,33 @@ def main(argv):
     from kaiyuan_jax.models import decoder
     from kaiyuan_jax.training import checkpoint
 
-    folder = pathlib.Path(RUN.value)
+    models = [find(pathlib.Path(path)) for path in MODEL.value]
+    for folder, path in models:
+        experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+        graphdef, abstract = decoder.abstract(experiment.model, experiment.precision)
+        params = checkpoint.load_parameters(path, abstract)
+        name = path.name if path.parent.name == "averages" else f"checkpoint_{path.name}"
+        evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(path)["step"])
+        written = suite.write(folder / "evaluation", evaluation)
+        print(describe(evaluation.result))
+        print(f"written: {written}\n", flush=True)
+
+
+def find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """(run folder, folder of the parameters) of one entry of --model. Raises UserError naming what there is."""
+    from kaiyuan_jax.training import checkpoint
+
+    folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
     if not (folder / "config.json").is_file():
-        raise config.UserError(f"--run: found no {folder / 'config.json'}, must be the folder of a run; launch/train.py makes one")
-    experiment = config.from_json((folder / "config.json").read_text())
-    path, name = find(folder, CHECKPOINT.value, AVERAGE.value)
-    graphdef, abstract = decoder.abstract(experiment.model, experiment.precision)
-    params = checkpoint.load_parameters(path, abstract)
-    evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=step_of(folder, path))
-    written = suite.write(folder / "evaluation", evaluation)
-    print(describe(evaluation.result))
-    print(f"written: {written}")
-
-
-def find(folder: pathlib.Path, step: int | None, average: str | None) -> tuple[pathlib.Path, str]:
-    """The folder of the parameters that were asked for, and the name of their evaluation. Raises UserError naming what there is."""
-    if step is not None and average is not None:
-        raise config.UserError("--checkpoint and --average: found both, give one of them")
-    if average is not None:
-        kept = sorted(p.name for p in (folder / "averages").glob("*") if p.is_dir())
-        if average not in kept:
-            raise config.UserError(
-                f"--average: found {average!r}, must be one of {', '.join(kept) or '(none yet: launch/average_checkpoints.py)'}"
-            )
-        return folder / "averages" / average, average
-    steps = sorted(int(p.name) for p in (folder / "checkpoints").glob("*") if p.is_dir() and p.name.isdigit())
+        raise config.UserError(
+            f"--model: found {path}, must be a run (a folder with config.json), or checkpoints/STEP or averages/NAME inside one"
+        )
+    if path != folder:
+        return folder, checkpoint.complete(path)
+    steps = checkpoint.steps(folder / "checkpoints")
     if not steps:
-        raise config.UserError(f"--run: {folder / 'checkpoints'} holds no checkpoint; train first")
-    if step is not None and step not in steps:
-        raise config.UserError(f"--checkpoint: found {step}, must be one of {', '.join(map(str, steps))}")
-    step = steps[-1] if step is None else step
-    return folder / "checkpoints" / str(step), f"checkpoint_{step}"
-
-
-def step_of(folder: pathlib.Path, path: pathlib.Path) -> int:
-    """The step of a checkpoint; of an average, the newest step of the run."""
-    if path.name.isdigit():
-        return int(path.name)
-    return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+        raise config.UserError(f"--model: {folder / 'checkpoints'} holds no complete checkpoint; train first (launch/train.py)")
+    return folder, checkpoint.complete(folder / "checkpoints" / str(steps[-1]))
 
 
 def describe(result: dict) -> str:

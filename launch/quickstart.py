@@ -26,6 +26,8 @@ STORES = flags.DEFINE_string("stores", "stores/quickstart", "Folder for the prep
 JOBS = flags.DEFINE_integer("jobs", 2, "Runs trained at the same time, each on its share of the cores.", lower_bound=1)
 
 VOCABULARY = 2048
+CACHE = str(pathlib.Path("build/jax_cache").absolute())  # compiled programs, shared by all runs
+AVERAGE = ["--kind=ema", "--last=6", "--alpha=0.2", "--name=average"]  # of every run, so that its gain can be compared
 RUNS = [  # variant of configs/quickstart.py, seed
     ("uniform_cosine", 0),
     ("uniform_wsd", 0),
@@ -43,14 +45,10 @@ def main(argv):
     runs = {folder(variant, seed): overrides(variant, seed) for variant, seed in RUNS}
     script("plan", *overrides("ascending_moderate", 0))
     together([command("train", *options) for options in runs.values()], list(runs), "train")
-    averaged = [path for path, (variant, _) in zip(runs, RUNS, strict=True) if variant.endswith("moderate")]
-    for path in averaged:
-        script("average_checkpoints", f"--run={path}", "--name=average")
-    evaluations = [command("evaluate", f"--run={path}") for path in runs]
-    evaluations += [command("evaluate", f"--run={path}", "--average=average") for path in averaged]
-    together(evaluations, [*runs, *averaged], "evaluate")
+    together([command("average_checkpoints", f"--run={path}", *AVERAGE) for path in runs], list(runs), "average")
+    together([command("evaluate", f"--model={path},{path}/averages/average") for path in runs], list(runs), "evaluate")
     report = pathlib.Path(OUTPUT.value, "quickstart_report")
-    script("report", f"--runs={','.join(map(str, runs))}", f"--output={report}", "--title=Quickstart")
+    script("report", f"--runs={','.join(map(str, runs))}", f"--output={report}", "--title=Quickstart", "--baseline=quickstart_uniform_wsd")
     print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Open {report / 'report.html'}")
 
 
@@ -111,14 +109,15 @@ def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -
 def progress(path: pathlib.Path) -> str:
     """The step that a run's metrics have reached."""
     metrics = path / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []  # the last line may be half written
     return f"step {json.loads(lines[-1])['step']}" if lines else "starting"
 
 
 def start(words: list[str], log: pathlib.Path, cores: list[int] | None) -> subprocess.Popen:
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
-    with log.open("a") as file:
-        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin)
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    with log.open("w") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin, env=environment)
 
 
 if __name__ == "__main__":

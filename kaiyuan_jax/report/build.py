@@ -40,7 +40,7 @@ def _reference(runs: list[Run], found: list[Group], baseline: str) -> Group | No
     wanted = next((run.recipe for run in runs if run.name == baseline), None)
     finals = [group for group in found if group.kind == FINAL and (wanted is None or group.recipe == wanted)]
     if wanted and found and not finals:
-        raise config.UserError(f"--baseline: the final checkpoint of {baseline} was not evaluated; run launch/evaluate.py --run=...")
+        raise config.UserError(f"--baseline: the final checkpoint of {baseline} was not evaluated; run launch/evaluate.py --model=RUN")
     return finals[0] if finals else found[0] if found else None
 
 
@@ -81,7 +81,7 @@ def _parts(title: str, preliminary: str, runs, found: list[Group], reference: Gr
         parts.append(page.section("Comparison", _table(runs, found, reference), *shown("results")))
         parts.append(page.section("Curriculum, decay and averaging", *shown("interaction", "quality")))
     else:
-        parts.append(page.paragraph("No run was evaluated yet; launch/evaluate.py --run=... adds the comparison.", "notice"))
+        parts.append(page.paragraph("No run was evaluated yet; launch/evaluate.py --model=RUN adds the comparison.", "notice"))
         parts.append(page.paragraph(words.scale(runs), "small"))
     parts.append(page.section("Training", *shown("data_seen", "learning_rate", "heldout_loss", "training_loss"), _runs_table(runs)))
     if reference:
