@@ -32,11 +32,13 @@ flags.DEFINE_integer("sample_bytes", _DEFAULT.sample_bytes, "Bytes of text that 
 flags.DEFINE_float("heldout", _DEFAULT.heldout, "Share of documents held out, by the hash of their text.")
 flags.DEFINE_integer("seed", _DEFAULT.seed, "Of the order among equal scores.")
 flags.DEFINE_integer("compression", _DEFAULT.compression, "zstd level of the tokens; 0 for none.")
-flags.mark_flags_as_required(["input", "output"])
 
 
 def main(argv: list[str]) -> None:
     del argv
+    for name, example in (("input", "my.parquet"), ("output", "stores/my")):
+        if not flags.FLAGS[name].value:
+            raise pipeline.PrepareError(f"--{name}: missing; give one, such as --{name}={example}")
     settings = pipeline.Settings(**{name: flags.FLAGS[name].value for name in pipeline.Settings.__dataclass_fields__})
     inputs = [match for item in INPUT.value for match in (sorted(glob.glob(item)) or [item])]
     result = pipeline.prepare(inputs, OUTPUT.value, settings, force=FORCE.value)

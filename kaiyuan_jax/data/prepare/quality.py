@@ -88,6 +88,7 @@ def _distinct_lines(text: str) -> float:
 
 def prose(text: str) -> Table:
     """Features and faults of prose in a script with letters and spaces."""
+    compression = _compression(text)
     words = (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
     count, letters = max(1, len(words)), sum(map(len, words))
     sentences = max(1, len(_SENTENCE_END.findall(text)))
@@ -104,15 +105,16 @@ def prose(text: str) -> Table:
         "word length": (0.5, hill(letters / count, 2.5, 4, 6, 9)),
         "distinct words": (1.0, ramp(len(set(window)) / max(1, len(window)), 0.2, 0.65)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
-        "compression": (1.0, hill(_compression(text), 0.15, 0.33, 0.7, 1.0)),
+        "compression": (1.0, hill(compression, 0.15, 0.33, 0.7, 1.0)),
     }, {
-        "no repetition": ramp(_compression(text), 0.05, 0.2),
+        "no repetition": ramp(compression, 0.05, 0.2),
         "no addresses": ramp(_addresses(text) / count, 0.2, 0.02),
     }  # fmt: skip
 
 
 def code(text: str) -> Table:
     """Features and faults of source code."""
+    compression = _compression(text)
     lines = [line for line in text.split("\n") if line.strip()]
     commented = sum(len(match.group()) for match in _COMMENT.finditer(text)) / len(text)
     words = _IDENTIFIER.findall(text)
@@ -125,16 +127,17 @@ def code(text: str) -> Table:
         "names": (1.0, hill(sum(map(len, words)) / max(1, len(words)), 1.5, 4, 9, 16)),
         "distinct names": (1.0, ramp(len(set(words[:400])) / max(1, len(words[:400])), 0.1, 0.5)),
         "distinct lines": (1.0, ramp(_distinct_lines(text), 0.5, 0.95)),
-        "compression": (1.0, hill(_compression(text), 0.1, 0.22, 0.5, 0.9)),
+        "compression": (1.0, hill(compression, 0.1, 0.22, 0.5, 0.9)),
     }, {
         "no tables": ramp(sum(map(text.count, "0123456789")) / _visible(text), 0.3, 0.08),
         "not generated": 0.0 if _GENERATED.search(text[:2000]) else 1.0,
-        "no repetition": ramp(_compression(text), 0.04, 0.15),
+        "no repetition": ramp(compression, 0.04, 0.15),
     }  # fmt: skip
 
 
 def chinese(text: str) -> Table:
     """Features and faults of Chinese."""
+    compression = _compression(text)
     characters = _visible(text)
     han = _HAN.findall(text)
     ends = len(_HAN_SENTENCE_END.findall(text))
@@ -147,9 +150,9 @@ def chinese(text: str) -> Table:
         "sentences": (1.5, hill(len(han) / max(1, ends), 2, 20, 45, 150) if ends else 0.0),
         "pauses": (1.0, hill(pauses / characters, 0.0, 0.05, 0.09, 0.2)),
         "distinct characters": (1.0, ramp(len(set(window)) / expected, 0.5, 1.4)),
-        "compression": (1.0, hill(_compression(text), 0.2, 0.4, 0.75, 1.05)),
+        "compression": (1.0, hill(compression, 0.2, 0.4, 0.75, 1.05)),
     }, {
         "no runs": ramp(sum(len(match.group()) for match in _REPEATED.finditer(text)) / characters, 0.3, 0.03),
         "no addresses": ramp(30 * _addresses(text) / characters, 1.0, 0.0),
-        "no repetition": ramp(_compression(text), 0.06, 0.25),
+        "no repetition": ramp(compression, 0.06, 0.25),
     }  # fmt: skip
