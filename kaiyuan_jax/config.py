@@ -99,6 +99,7 @@ class Data:
     batch_size: int = 32  # B, rows a step, over all hosts
     mask_documents: bool = False  # attention and positions stay inside a document
     prefetch: int = 8  # batches read ahead on each host
+    verify_tokens: int = 1_000_000_000  # training first reads stores up to this size whole and compares checksums (about 3 s)
     seed: int = 0  # of the order; apart from Experiment.seed so that initialisation and order vary alone
 
 

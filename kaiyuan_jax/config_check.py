@@ -10,7 +10,7 @@ import difflib
 import math
 import typing
 
-from kaiyuan_jax.config import ConfigError, Experiment, has_type
+from kaiyuan_jax.config import ConfigError, Data, Experiment, has_type
 
 ORDERS = ("uniform", "ascending", "descending", "folded")
 SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise")
@@ -24,7 +24,7 @@ def check(experiment: Experiment) -> None:
     """Raises one `ConfigError` that lists every problem found; returns nothing when there is none."""
     problems = list(_types(experiment, "config"))
     if not problems:  # values are only looked at once every one has its type
-        for part in (_model, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
+        for part in (_model, _sources, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
             problems += part(experiment)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -83,18 +83,29 @@ def _model(experiment: Experiment):
     yield from _one_of(f"{path}.remat", model.remat, REMAT)
 
 
-def _data(experiment: Experiment):
-    data, path = experiment.data, "config.data"
-    yield from _positive(path, data, "sequence_length", "batch_size", "prefetch")
-    names = [source.name for source in data.sources]
-    for i, source in enumerate(data.sources):
-        if not source.name:
-            yield f"{path}.sources[{i}].name: empty, every source needs a name"
-        if names.count(source.name) > 1 and names.index(source.name) == i:
-            yield f"{path}.sources[{i}].name: {source.name!r} is given {names.count(source.name)} times, names must be unique"
+def _sources(experiment: Experiment):
+    for i, source in enumerate(experiment.data.sources):
+        where = f"config.data.sources[{i}]"
         if not source.path and source.planned_tokens <= 0:
-            yield f"{path}.sources[{i}].path: empty; name the folder of a store, or give planned_tokens to plan without one"
-        yield from _not_negative(f"{path}.sources[{i}]", source, "planned_tokens")
+            yield f"{where}.path: empty; name the folder of a store, or give planned_tokens to plan without one"
+        yield from _not_negative(where, source, "planned_tokens")
+
+
+def _data(experiment: Experiment):
+    yield from data_problems(experiment.data)
+
+
+def data_problems(data: Data):
+    """Yields what is wrong with a recipe whatever the sizes of its sources; `data/recipe.py` goes on from here."""
+    path = "config.data"
+    yield from _positive(path, data, "sequence_length", "batch_size", "prefetch")
+    yield from _not_negative(path, data, "seed", "verify_tokens")
+    names = [source.name for source in data.sources]
+    for i, name in enumerate(names):
+        if not name:
+            yield f"{path}.sources[{i}].name: empty, every source needs a name"
+        elif names.count(name) > 1 and names.index(name) == i:
+            yield f"{path}.sources[{i}].name: {name!r} is given {names.count(name)} times, names must be unique"
     if not data.phases:
         yield f"{path}.phases: empty, a run needs at least one phase with data"
     for i, phase in enumerate(data.phases):
@@ -124,7 +135,7 @@ def _phase(phase, path: str, names: list[str]):
     if any(shares):
         if not all(shares):
             yield f"{path}.uses: some have a share and some have none; give every source of a phase a share, or none"
-        elif abs(sum(shares) - 1) > 1e-6:
+        elif max(shares) <= 1 and abs(sum(shares) - 1) > 1e-6:
             yield f"{path}.uses: shares sum to {sum(shares):.6g}, must sum to 1"
         if phase.tokens <= 0:
             yield f"{path}.tokens: found {phase.tokens}, shares need a token budget above 0"
@@ -175,7 +186,6 @@ def _run(experiment: Experiment):
     if not experiment.name or "/" in experiment.name:
         yield f"config.name: found {experiment.name!r}, must be a folder name (set config.output for a path)"
     yield from _not_negative("config", experiment, "seed")
-    yield from _not_negative("config.data", experiment.data, "seed")
     yield from _one_of("config.precision.compute", experiment.precision.compute, DTYPES)
     yield from _one_of("config.precision.parameters", experiment.precision.parameters, DTYPES)
     axes = dataclasses.asdict(experiment.mesh)

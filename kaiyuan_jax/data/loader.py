@@ -15,7 +15,7 @@ from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.data import order
 from kaiyuan_jax.data.recipe import Plan
-from kaiyuan_jax.data.store import Store, StoreError, open_store
+from kaiyuan_jax.data.store import Store, StoreError, open_store, verify_store
 
 _THREADS = 4  # that read ahead; more would only wait for one another, since a good part of the work holds the interpreter
 
@@ -30,10 +30,23 @@ def open_stores(data: config.Data) -> list[Store]:
         try:
             stores.append(open_store(source.path, fingerprint=stores[0].fingerprint if stores else None))
         except StoreError as error:
-            problems.append(f"data.sources {source.name!r}: {error}")
+            problems.append(f"config.data.sources {source.name!r}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return stores
+
+
+def verify(data: config.Data, stores: Sequence[Store]) -> None:
+    """Reads every store of at most `data.verify_tokens` tokens whole; raises `ConfigError` with each whose content is not what it says."""
+    problems = []
+    for source, store in zip(data.sources, stores, strict=True):
+        if store.tokens <= data.verify_tokens:
+            try:
+                verify_store(store)
+            except StoreError as error:
+                problems.append(f"config.data.sources {source.name!r}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def segments_and_positions(inputs_BL: np.ndarray, eod: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +122,8 @@ def dataset(plan: Plan, stores: Sequence[Store], *, rows: np.ndarray | None = No
         found = stores[use.source].sequences(plan.sequence_length)
         if found != use.sequences:
             raise ConfigError(
-                f"data.sources {plan.sources[use.source]!r}: its store has {found} sequences of {plan.sequence_length} tokens, the plan "
-                f"was made for {use.sequences}; resolve the plan again from the store itself"
+                f"config.data.sources {plan.sources[use.source]!r}: its store has {found} sequences of {plan.sequence_length} tokens, the "
+                f"plan was made for {use.sequences}; resolve the plan again from the store itself"
             )
     if len({store.eod for store in stores}) > 1:
         raise ConfigError(f"stores: end-of-document tokens differ ({[store.eod for store in stores]}); prepare them with one tokenizer")

@@ -23,7 +23,7 @@ import numpy as np
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
-from kaiyuan_jax.config_check import ORDERS
+from kaiyuan_jax.config_check import ORDERS, data_problems
 from kaiyuan_jax.data.permutation import seed_of
 
 
@@ -111,14 +111,14 @@ def facts_of(data: config.Data) -> tuple[dict[str, int], dict[str, bool]]:
             try:
                 store = open_store(source.path)
             except StoreError as error:
-                problems.append(f"data.sources {source.name!r}: {error}")
+                problems.append(f"config.data.sources {source.name!r}: {error}")
                 continue
             tokens[source.name], scored[source.name] = store.tokens, store.scored
         elif source.planned_tokens > 0:
             tokens[source.name], scored[source.name] = source.planned_tokens, True
         else:
             problems.append(
-                f"data.sources {source.name!r}: no store at {source.path!r} and planned_tokens is 0; "
+                f"config.data.sources {source.name!r}: no store at {source.path!r} and planned_tokens is 0; "
                 "prepare the store, correct the path, or give planned_tokens to plan without it"
             )
     _raise(problems)
@@ -131,13 +131,9 @@ def resolve(data: config.Data, tokens: Mapping[str, int], scored: Mapping[str, b
     Raises `ConfigError` with every problem found, one a line. A store that is not scored is sorted by a hash, so orders by quality mean
     nothing there: its uses become uniform, which also gives each copy of a repeated sequence a place of its own.
     """
+    _raise(list(data_problems(data)))
     problems: list[str] = []
-    if data.sequence_length < 1 or data.batch_size < 1:
-        raise ConfigError(f"data: sequence_length {data.sequence_length} and batch_size {data.batch_size} must be at least 1")
     names = [source.name for source in data.sources]
-    problems += [f"data.sources: the name {name!r} is given {names.count(name)} times; names must differ" for name in _repeated(names)]
-    if not data.phases:
-        problems.append("data.phases: found none; give at least one phase")
     phases, start = [], 0
     for number, phase in enumerate(data.phases):
         found: list[str] = []
@@ -150,27 +146,15 @@ def resolve(data: config.Data, tokens: Mapping[str, int], scored: Mapping[str, b
     plan = Plan(data.sequence_length, data.batch_size, data.seed, tuple(names), tuple(phases))
     if plan.steps == 0:
         raise ConfigError(
-            f"data.batch_size: found {data.batch_size}, but all phases together give {plan.positions} rows of {data.sequence_length} "
-            "tokens; lower batch_size or sequence_length, or add data or passes"
+            f"config.data.batch_size: found {data.batch_size}, but all phases together give {plan.positions} rows of "
+            f"{data.sequence_length} tokens; lower batch_size or sequence_length, or add data or passes"
         )
     return plan
 
 
 def _phase(number, phase, start, data, names, tokens, scored, problems) -> PhasePlan | None:
-    where = f"data.phases[{number}] ({phase.name})"
-    if not phase.uses:
-        problems.append(f"{where}: no data; give uses at least one source")
-    if phase.order not in ORDERS:
-        problems.append(f"{where}.order: found {phase.order!r}, must be one of {', '.join(ORDERS)}")
-    if phase.shuffle_window < 0:
-        problems.append(f"{where}.shuffle_window: found {phase.shuffle_window}, must be 0 (off) or a number of rows")
-    if phase.tokens < 0:
-        problems.append(f"{where}.tokens: found {phase.tokens}, must be 0 (everything) or a number of tokens")
-    if phase.folds < 1:
-        problems.append(f"{where}.folds: found {phase.folds}, must be at least 1")
-    windows = [
-        _window(f"{where}.uses[{i}] ({use.source})", use, data, names, tokens, problems) for i, use in enumerate(phase.uses)
-    ]
+    where = f"config.data.phases[{number}]"
+    windows = [_window(f"{where}.uses[{i}]", use, data, tokens, problems) for i, use in enumerate(phase.uses)]
     if problems:
         return None
     available = [_round(_exact(use.passes) * (end - begin)) for use, (begin, end, _) in zip(phase.uses, windows, strict=True)]
@@ -196,32 +180,18 @@ def _phase(number, phase, start, data, names, tokens, scored, problems) -> Phase
     return PhasePlan(phase.name, start, sum(entries), phase.order, phase.shuffle_window, seed_of(data.seed, "phase", number), tuple(uses))
 
 
-def _window(where, use, data, names, tokens, problems) -> tuple[int, int, int] | None:
+def _window(where, use, data, tokens, problems) -> tuple[int, int, int] | None:
     """(begin, end, sequences of the store), or None with a problem added."""
-    if use.source not in names:
-        problems.append(f"{where}: unknown source {use.source!r}; data.sources has {', '.join(names) or 'none'}")
-        return None
     if use.source not in tokens:
-        problems.append(f"{where}: the size of this source is not known; prepare its store or give planned_tokens")
+        problems.append(f"{where}.source: the size of {use.source!r} is not known; prepare its store or give planned_tokens")
         return None
     lo, hi = use.window
-    before = len(problems)
-    if not 0 <= lo < hi <= 1:
-        problems.append(f"{where}.window: found ({lo}, {hi}), must be 0 <= low < high <= 1 (quality by token mass, 0 worst, 1 best)")
-    if not 0 < use.passes < math.inf:
-        problems.append(f"{where}.passes: found {use.passes}, must be positive")
-    if not 0 <= use.share <= 1:
-        problems.append(f"{where}.share: found {use.share}, must be in [0, 1]")
-    if use.order and use.order not in ORDERS:
-        problems.append(f"{where}.order: found {use.order!r}, must be empty (as the phase) or one of {', '.join(ORDERS)}")
-    if len(problems) > before:
-        return None
     sequences = max(0, (tokens[use.source] - 1) // data.sequence_length)
     begin, end = (_round(_exact(edge) * sequences) for edge in (lo, hi))
     if begin == end:
         problems.append(
-            f"{where}.window: ({lo}, {hi}) of {tokens[use.source]} tokens holds no whole sequence of {data.sequence_length} tokens; "
-            "widen the window, shorten sequence_length, or drop the use"
+            f"{where}.window: ({lo}, {hi}) of the {tokens[use.source]} tokens of {use.source!r} holds no whole sequence of "
+            f"{data.sequence_length} tokens; widen the window, shorten sequence_length, or drop the use"
         )
         return None
     return begin, end, sequences
@@ -235,26 +205,22 @@ def _entries(where, phase, available: Sequence[int], windows, length: int, probl
         return []
     shares = [use.share for use in phase.uses]
     if any(shares):
-        if not all(shares) or abs(math.fsum(shares) - 1) > 1e-6:
-            problems.append(f"{where}: shares {shares} add up to {math.fsum(shares):g}; give every use a share, 1 in all, or none")
-        elif not phase.tokens:
-            problems.append(f"{where}.tokens: found 0, but uses have shares; give the phase a budget in tokens to take shares of")
-        if problems:
-            return []
         entries = apportion(rows, [_exact(share) for share in shares])
         for i, (use, m, most, (begin, end, _)) in enumerate(zip(phase.uses, entries, available, windows, strict=True)):
             if m > most:
                 fits = math.floor(most / _exact(use.share)) * length
                 problems.append(
-                    f"{where}.uses[{i}] ({use.source}): share {use.share} of {phase.tokens} tokens is {m * length} tokens, but its window "
-                    f"and passes {use.passes:g} give {most * length}; set passes to at least {_up(m / (end - begin))}, or the phase's "
+                    f"{where}.uses[{i}].share: {use.share} of {phase.tokens} tokens is {m * length} tokens of {use.source!r}, but its "
+                    f"window and passes {use.passes:g} give {most * length}; set passes to at least {_up(m / (end - begin))}, or the phase's "
                     f"tokens to at most {fits}"
                 )
         return entries
     total = sum(available)
     if not phase.tokens:
         if total == 0:
-            problems.append(f"{where}: passes are so small that no source gives a single sequence; raise passes or shorten sequence_length")
+            problems.append(
+                f"{where}.uses: passes are so small that no source gives a single sequence; raise passes or shorten sequence_length"
+            )
         return list(available)
     if rows > total:
         problems.append(
@@ -343,10 +309,6 @@ def _exact(value: float) -> Fraction:
 
 def _round(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _up(value: float) -> str:

@@ -47,6 +47,7 @@ def train(experiment: Experiment, devices=None) -> Result:
     failure.NonFiniteError when loss, gradient or weights stop being finite.
     """
     stores = loader.open_stores(experiment.data)
+    loader.verify(experiment.data, stores)
     tokens, scored = recipe.facts_of(experiment.data)
     plan = recipe.resolve(experiment.data, tokens, scored)
     mesh = meshes.make_mesh(experiment.mesh, devices)

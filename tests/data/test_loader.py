@@ -175,5 +175,5 @@ def test_every_store_that_does_not_open_is_named(data, tmp_path):
     with pytest.raises(ConfigError) as error:
         loader.open_stores(c.Data(sources=wrong))
     gone, other = str(error.value).splitlines()
-    assert gone.startswith("data.sources 'gone': ") and "no such folder" in gone
-    assert other.startswith("data.sources 'other': ") and "another tokenizer" in other
+    assert gone.startswith("config.data.sources 'gone': ") and "no such folder" in gone
+    assert other.startswith("config.data.sources 'other': ") and "another tokenizer" in other

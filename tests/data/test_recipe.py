@@ -157,18 +157,22 @@ def test_phases_uses_and_seeds_choose_independently():
 
 
 MISTAKES = {
-    "no phases": ([], {}, "data.phases: found none"),
-    "phase without data": ([phase()], {}, "data.phases[0] (p): no data"),
-    "unknown source": ([phase(use("wbe"))], {}, "unknown source 'wbe'; data.sources has web, code, math"),
-    "window reversed": ([phase(use(window=(0.9, 0.1)))], {}, "window: found (0.9, 0.1), must be 0 <= low < high <= 1"),
+    "no phases": ([], {}, "config.data.phases: empty"),
+    "phase without data": ([phase()], {}, "config.data.phases[0].uses: empty, phase 'p' has no data"),
+    "unknown source": ([phase(use("wbe"))], {}, "uses[0].source: found 'wbe', must be one of config.data.sources: web, code, math"),
+    "window reversed": ([phase(use(window=(0.9, 0.1)))], {}, "window: found (0.9, 0.1), must satisfy 0 <= low < high <= 1"),
     "window outside": ([phase(use(window=(0.5, 1.5)))], {}, "window: found (0.5, 1.5)"),
-    "window empty in sequences": ([phase(use("math", window=(0.0, 0.01)))], {}, "(0.0, 0.01) of 101 tokens holds no whole sequence of 10"),
-    "passes zero": ([phase(use(passes=0.0))], {}, "passes: found 0.0, must be positive"),
-    "passes negative": ([phase(use(passes=-1.0))], {}, "passes: found -1.0, must be positive"),
+    "window empty in sequences": (
+        [phase(use("math", window=(0.0, 0.01)))],
+        {},
+        "(0.0, 0.01) of the 101 tokens of 'math' holds no whole",
+    ),
+    "passes zero": ([phase(use(passes=0.0))], {}, "passes: found 0.0, must be above 0"),
+    "passes negative": ([phase(use(passes=-1.0))], {}, "passes: found -1.0, must be above 0"),
     "passes too small": ([phase(use(passes=0.001))], {}, "passes are so small that no source gives a single sequence"),
     "order of the phase": ([phase(use(), order="best")], {}, "order: found 'best', must be one of uniform, ascending, descending, folded"),
-    "order of the use": ([phase(use(order="best"))], {}, "uses[0] (web).order: found 'best'"),
-    "folds": ([phase(use(), order="folded", folds=0)], {}, "folds: found 0, must be at least 1"),
+    "order of the use": ([phase(use(order="best"))], {}, "uses[0].order: found 'best'"),
+    "folds": ([phase(use(), order="folded", folds=0)], {}, "folds: found 0, must be above 0"),
     "shuffle window": ([phase(use(), shuffle_window=-5)], {}, "shuffle_window: found -5"),
     "negative budget": ([phase(use(), tokens=-1)], {}, "tokens: found -1"),
     "budget below a row": ([phase(use(), tokens=9)], {}, "tokens: found 9, must be at least one sequence of 10 tokens"),
@@ -177,18 +181,18 @@ MISTAKES = {
         {},
         "tokens: found 2010, but selection and repetition give 2000; lower tokens, widen windows, or multiply passes by 1.005",
     ),
-    "share outside": ([phase(use(share=1.5), tokens=100)], {}, "share: found 1.5, must be in [0, 1]"),
-    "shares that do not add up": ([phase(use(share=0.5), use("code", share=0.4), tokens=100)], {}, "shares [0.5, 0.4] add up to 0.9"),
-    "shares for some": ([phase(use(share=1.0), use("code"), tokens=100)], {}, "give every use a share, 1 in all, or none"),
-    "shares without budget": ([phase(use(share=1.0))], {}, "tokens: found 0, but uses have shares"),
+    "share outside": ([phase(use(share=1.5), tokens=100)], {}, "share: found 1.5, must lie in [0, 1]"),
+    "shares that do not add up": ([phase(use(share=0.5), use("code", share=0.4), tokens=100)], {}, "shares sum to 0.9, must sum to 1"),
+    "shares for some": ([phase(use(share=1.0), use("code"), tokens=100)], {}, "some have a share and some have none"),
+    "shares without budget": ([phase(use(share=1.0))], {}, "tokens: found 0, shares need a token budget above 0"),
     "share beyond passes": (
         [phase(use(share=0.5), use("math", share=0.5), tokens=400)],
         {},
-        "uses[1] (math): share 0.5 of 400 tokens is 200 tokens, but its window and passes 1 give 100; set passes to at least 2, or the "
+        "uses[1].share: 0.5 of 400 tokens is 200 tokens of 'math', but its window and passes 1 give 100; set passes to at least 2, or the "
         "phase's tokens to at most 200",
     ),
     "batch beyond data": ([phase(use("math"))], {"batch_size": 11}, "data.batch_size: found 11, but all phases together give 10 rows"),
-    "batch of nothing": ([phase(use())], {"batch_size": 0}, "sequence_length 10 and batch_size 0 must be at least 1"),
+    "batch of nothing": ([phase(use())], {"batch_size": 0}, "config.data.batch_size: found 0, must be above 0"),
 }
 
 
@@ -224,7 +228,7 @@ def test_facts_come_from_planned_tokens_where_there_is_no_store(tmp_path):
 
 
 def test_a_source_with_neither_store_nor_size_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="data.sources 'lost': no store at .* and planned_tokens is 0; prepare the store"):
+    with pytest.raises(ConfigError, match="config.data.sources 'lost': no store at .* and planned_tokens is 0; prepare the store"):
         recipe.facts_of(c.Data(sources=[c.Source(name="lost", path=str(tmp_path / "none"))]))
 
 
