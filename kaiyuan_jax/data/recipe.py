@@ -211,8 +211,8 @@ def _entries(where, phase, available: Sequence[int], windows, length: int, probl
                 fits = math.floor(most / _exact(use.share)) * length
                 problems.append(
                     f"{where}.uses[{i}].share: {use.share} of {phase.tokens} tokens is {m * length} tokens of {use.source!r}, but its "
-                    f"window and passes {use.passes:g} give {most * length}; set passes to at least {_up(m / (end - begin))}, or the phase's "
-                    f"tokens to at most {fits}"
+                    f"window and passes {use.passes:g} give {most * length}; set passes to at least {_up(m / (end - begin))}, or the "
+                    f"phase's tokens to at most {fits}"
                 )
         return entries
     total = sum(available)
