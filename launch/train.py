@@ -31,17 +31,15 @@ def main(argv):
         return
     import jax
 
-    from kaiyuan_jax.training import failure, loop, resume
+    from kaiyuan_jax.training import failure, loop
 
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     for line in plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))):
         print(f"warning: {line}", file=sys.stderr)
-    folder = resume.prepare_folder(experiment)
-    resume.write_text(folder / "plan.txt", page)
     try:
-        loop.train(experiment)
+        loop.train(experiment, page=page)
     except failure.NonFiniteError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

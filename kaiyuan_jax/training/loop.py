@@ -12,6 +12,7 @@ import dataclasses
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -40,68 +41,63 @@ class Result:
         return self.step == self.steps
 
 
-def train(experiment: Experiment, devices=None) -> Result:
+def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     """Runs or resumes an experiment to its last step, or to the step at which SIGTERM or Ctrl-C arrives, on all devices or those given.
 
-    Raises ConfigError before any work when the experiment does not fit the machine, the stores or what the run folder holds, and
-    failure.NonFiniteError when loss, gradient or weights stop being finite.
+    `page` is kept in the run folder as plan.txt. Raises ConfigError before any work when the experiment does not fit the machine, the
+    stores or what the run folder holds, and failure.NonFiniteError when loss, gradient or weights stop being finite.
     """
     stores = loader.open_stores(experiment.data)
     loader.verify(experiment.data, stores)
-    tokens, scored = recipe.facts_of(experiment.data)
-    plan = recipe.resolve(experiment.data, tokens, scored)
+    plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
     mesh = meshes.make_mesh(experiment.mesh, devices)
     _check(experiment, stores, mesh)
-    schedule = schedules.build(
-        experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length
-    )
+    schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
     evaluate = _evaluator(experiment)
-
-    folder = resume.prepare_folder(experiment)
-    keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep)
-    data_order = resume.order_of(plan, stores)
     abstract = state.abstract(experiment, optimizer, mesh)
-    with _stop_signals() as stop, contextlib.closing(checkpoints):
-        begin = (checkpoints.steps() or [0])[-1]
-        progress = {}
+    data_order = resume.order_of(plan, stores)
+    keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
+
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(resume.session(experiment))
+        stop = stack.enter_context(_stop_signals())
+        resume.write_text(folder / "plan.txt", page)
+        checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(folder / "checkpoints", keep)))
+        begin, progress = (checkpoints.steps() or [0])[-1], {}
         if begin:
             progress = checkpoint.progress(checkpoints.folder / str(begin))
             resume.check_order(folder, progress["order"], data_order)
             if begin >= plan.steps:
                 _say(f"{folder}: finished before, at step {begin}; nothing to do")
                 return Result(folder, begin, plan.steps)
-            now = checkpoints.restore(begin, abstract)
+            train_state = checkpoints.restore(begin, abstract)
             _say(f"{folder}: resuming from step {begin} of {plan.steps}")
         else:
-            now = state.create(experiment, optimizer, mesh)
-        run = _Run(experiment, plan, stores, schedule, folder, begin, progress, mesh.devices.size)
-        update = _compile(experiment, optimizer, mesh, abstract, run)
-        rows = rules.process_rows(mesh, plan.batch_size)
-        batches = loader.batches(
-            plan, stores, rows=rows, start_step=begin, mask_documents=experiment.data.mask_documents, prefetch=experiment.data.prefetch
-        )
-        with contextlib.closing(run):
-            for done in range(begin + 1, plan.steps + 1):
-                now, measured = update(now, _put(next(batches), mesh, plan.batch_size))
-                run.read()  # of the step before, while the devices compute this one
-                run.pending = done, measured
-                evaluating = experiment.evaluation.every and done % experiment.evaluation.every == 0
-                saving = done % experiment.checkpoint.every == 0 or stop.is_set()
-                last = done == plan.steps
-                if not (evaluating or saving or last):
-                    continue
+            train_state = state.create(experiment, optimizer, mesh)
+        update = _compile(experiment, optimizer, mesh, abstract)
+        run = stack.enter_context(contextlib.closing(_Run(experiment, plan, stores, schedule, checkpoints, begin, progress, mesh)))
+        rows, masked = rules.process_rows(mesh, plan.batch_size), experiment.data.mask_documents
+        reader = loader.batches(plan, stores, rows=rows, start_step=begin, mask_documents=masked, prefetch=experiment.data.prefetch)
+        batches = stack.enter_context(contextlib.closing(reader))
+        for done in range(begin + 1, plan.steps + 1):
+            train_state, measured = update(train_state, _put(next(batches), mesh, plan.batch_size))
+            run.read()  # of the step before, while the devices compute this one
+            run.pending = done, measured
+            last, stopping = done == plan.steps, stop.is_set()
+            evaluating = last or (experiment.evaluation.every and done % experiment.evaluation.every == 0)
+            saving = last or stopping or done % experiment.checkpoint.every == 0
+            if evaluating or saving:
                 run.read()
-                if evaluate and (evaluating or last):
-                    run.heldout(done, evaluate(now.params))
-                if saving or last:
-                    run.save(checkpoints, done, now, data_order)
-                if stop.is_set() and not last:
-                    checkpoints.wait()
-                    run.bar.clear()
-                    _say(f"{stop.reason}: saved step {done} of {plan.steps} in {folder}; resume with the same command")
-                    return Result(folder, done, plan.steps)
+            if evaluating and evaluate:
+                run.heldout(done, evaluate, train_state.params)
+            if saving:
+                run.save(done, train_state, data_order)
+            if stopping and not last:
+                checkpoints.wait()
+                run.bar.clear()
+                _say(f"{stop.reason}: saved step {done} of {plan.steps} in {folder}; resume with the same command")
+                return Result(folder, done, plan.steps)
     _say(f"{folder}: finished, {plan.steps} steps, {plan.tokens:,} tokens")
     return Result(folder, plan.steps, plan.steps)
 
@@ -109,17 +105,18 @@ def train(experiment: Experiment, devices=None) -> Result:
 class _Run:
     """The host's side of the loop: what was measured, seen and written."""
 
-    def __init__(self, experiment, plan, stores, schedule, folder: Path, begin: int, progress: dict, devices: int):
-        self.experiment, self.plan, self.stores, self.schedule, self.folder = experiment, plan, stores, schedule, folder
+    def __init__(self, experiment, plan, stores, schedule, checkpoints: checkpoint.Checkpoints, begin: int, progress: dict, mesh):
+        self.experiment, self.plan, self.stores, self.schedule, self.checkpoints = experiment, plan, stores, schedule, checkpoints
+        self.folder = Path(experiment.folder)
         self.pending = None  # (step, metrics on the devices) not yet read
         self.seen = metrics.Seen(plan.sources, progress.get("seen"))
         self.clock = metrics.Clock(progress.get("seconds", 0.0))
         self.main = jax.process_index() == 0
-        self.log = metrics.Log(folder, begin, experiment.logging.tensorboard) if self.main else None
+        self.log = metrics.Log(self.folder, begin, experiment.logging.tensorboard) if self.main else None
         self.bar = tqdm(total=plan.steps, initial=begin, unit="step", disable=None if self.main else True, dynamic_ncols=True)
-        peak = metrics.peak_flops(jax.devices()[0].device_kind)
+        peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
         per_token = flops.per_token(experiment.model, plan.sequence_length)
-        self.flops_share = per_token / (peak * devices) if peak else None  # MFU of one token per second
+        self.flops_share = per_token / (peak * mesh.size) if peak else None  # MFU of one token per second
         self.line_step, self.last = begin, {}
 
     def read(self) -> None:
@@ -129,6 +126,7 @@ class _Run:
         (done, measured), self.pending = self.pending, None
         measured = jax.device_get(measured)
         if not measured["finite"]:
+            self.checkpoints.wait()  # so that the last good checkpoint is on disk, and named
             raise failure.non_finite(done, measured, self.plan, self.stores, self.folder)
         rows = order.batch(self.plan, done - 1)
         self.seen.add(rows, measured["loss_B"])
@@ -155,12 +153,14 @@ class _Run:
         self.last = line
         self.bar.set_postfix_str(f"loss {line['loss']:.3f} lr {line['learning_rate']:.2e} {speed:,.0f} tokens/s", refresh=False)
 
-    def heldout(self, done: int, losses: dict[str, float]) -> None:
+    def heldout(self, done: int, evaluate, params) -> None:
+        with self.clock.paused():
+            losses = evaluate(params)
         if self.main:
             line = {f"heldout/{source}": value for source, value in losses.items()}
             self.log.write(done, line | {"heldout/mean": float(np.mean(list(losses.values())))})
 
-    def save(self, checkpoints: checkpoint.Checkpoints, done: int, now: state.TrainState, data_order: dict) -> None:
+    def save(self, done: int, now: state.TrainState, data_order: dict) -> None:
         with self.clock.paused():
             if self.main:
                 self.log.sync()
@@ -171,7 +171,7 @@ class _Run:
                 "seen": self.seen.state(),
                 "order": data_order,
             }
-            checkpoints.save(done, now, progress)
+            self.checkpoints.save(done, now, progress)
         if self.bar.disable and self.last:
             left = self.clock.seconds / done * (self.plan.steps - done)
             _say(
@@ -203,13 +203,15 @@ def _evaluator(experiment: Experiment):
     return heldout.make_evaluator(experiment, stores) if stores else None
 
 
-def _compile(experiment: Experiment, optimizer, mesh, abstract: state.TrainState, run: _Run):
+def _compile(experiment: Experiment, optimizer, mesh, abstract: state.TrainState):
     """The compiled step, so that compilation is in no line's speed and its errors come before the first batch."""
+    begin = time.perf_counter()
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
     shape = (experiment.data.batch_size, experiment.data.sequence_length)
-    leaf = jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2))
-    with run.clock.paused():
-        return step.build(experiment, graphdef, optimizer, mesh, abstract).lower(abstract, dict.fromkeys(step.BATCH_KEYS, leaf)).compile()
+    batch = dict.fromkeys(step.BATCH_KEYS, jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2)))
+    compiled = step.build(experiment, graphdef, optimizer, mesh, abstract).lower(abstract, batch).compile()
+    _say(f"train step compiled in {time.perf_counter() - begin:.1f} s")
+    return compiled
 
 
 def _put(batch: dict, mesh, batch_size: int) -> dict:

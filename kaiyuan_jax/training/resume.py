@@ -6,7 +6,9 @@ precision, seeds) may not. The data order is compared once more as integers, wit
 gives another order over another store.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -21,7 +23,7 @@ FREE = (
     r"name|output",
     r"(logging|evaluation|checkpoint|mesh)\..*",
     r"averaging\.(?!online_decay).*",  # the offline average reads the checkpoints and changes nothing
-    r"data\.prefetch",
+    r"data\.(prefetch|verify_tokens)",
     r"data\.sources\[\d+\]\.(path|heldout|planned_tokens)",  # stores are compared by checksum
     r"model\.remat(_names.*)?",
     r"optimizer\.accumulation",
@@ -29,12 +31,27 @@ FREE = (
 _MOST = 12  # differences shown
 
 
-def prepare_folder(experiment: Experiment) -> Path:
-    """The run folder, made if need be, with the experiment in its config.json.
+@contextlib.contextmanager
+def session(experiment: Experiment) -> Iterator[Path]:
+    """The run folder, made if need be, held for this process, with the experiment in its config.json.
 
-    Raises ConfigError, one line a field, when the folder holds a run that differs in what decides its numbers.
+    Raises ConfigError when another process trains in it, and, one line a field, when it holds a run that differs in what decides its
+    numbers.
     """
     folder = Path(experiment.folder)
+    _check_config(folder, experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:  # let go by the system however the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            headline = f"{folder}: another process is training in this folder"
+            raise ConfigError(f"{headline}; wait for it, or give another --config.output") from None
+        write_text(folder / "config.json", config.to_json(experiment))
+        yield folder
+
+
+def _check_config(folder: Path, experiment: Experiment) -> None:
     saved = folder / "config.json"
     if saved.exists():
         before = dataclasses.asdict(config.from_json(saved.read_text(encoding="utf-8")))
@@ -45,9 +62,6 @@ def prepare_folder(experiment: Experiment) -> Path:
             raise ConfigError(
                 "\n".join([f"{folder} holds another experiment; give this one its own --config.output, or remove that folder", *lines])
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(saved, config.to_json(experiment))
-    return folder
 
 
 def order_of(plan, stores) -> dict:

@@ -27,6 +27,20 @@ def _write(folder, seed: int, documents: int):
     return write_store(folder, documents=rows, tokenizer_json=tokenizer.to_str(), vocabulary=VOCABULARY, eod=0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A folder of compiled programs for this session: the same tiny step is needed again and again."""
+    import jax
+
+    folder = tmp_path_factory.mktemp("compiled")
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
@@ -71,7 +85,7 @@ def tiny(stores, tmp_path):
 
 
 @pytest.fixture
-def launch(tmp_path):
+def launch(tmp_path, compiled_once):
     """launch(experiment, *flags, wait=True): launch/train.py in its own process on one CPU device."""
 
     def start(experiment, *flags, wait=True):
@@ -80,7 +94,7 @@ def launch(tmp_path):
         file = tmp_path / f"{experiment.name}_config.py"
         read = f"config.from_json(open({str(saved)!r}).read())"
         file.write_text(f"from kaiyuan_jax import config\n\n\ndef get_config():\n    return {read}\n")
-        environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+        environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_once)}
         process = subprocess.Popen(
             [sys.executable, "launch/train.py", f"--config={file}", *flags],
             cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -91,6 +105,34 @@ def launch(tmp_path):
         return process.returncode, out, error
 
     return start
+
+
+@pytest.fixture
+def lines():
+    """lines(experiment): the run's metrics without what a clock measured."""
+    from kaiyuan_jax.training import metrics
+
+    clock = ("seconds", "tokens_per_second", "mfu")
+
+    def read(experiment):
+        return [{k: v for k, v in line.items() if k not in clock} for line in metrics.read(f"{experiment.folder}/metrics.jsonl")]
+
+    return read
+
+
+@pytest.fixture
+def parameters():
+    """parameters(experiment, step): the weights in a checkpoint, as host arrays."""
+    import jax
+
+    from kaiyuan_jax.models import decoder
+    from kaiyuan_jax.training import checkpoint
+
+    def read(experiment, step):
+        _, abstract = decoder.abstract(experiment.model, experiment.precision)
+        return jax.device_get(checkpoint.load_parameters(f"{experiment.folder}/checkpoints/{step}", abstract))
+
+    return read
 
 
 @pytest.fixture

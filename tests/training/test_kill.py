@@ -9,21 +9,18 @@ import numpy as np
 import pytest
 
 from kaiyuan_jax.training import checkpoint
-from tests.training.test_loop import lines, parameters
+
+FIELDS = dict(checkpoint__every=3, evaluation__every=20, averaging__online_decay=0.9)
+LAST = 100
 
 
 @pytest.fixture
-def expected(tiny, launch, tmp_path):
+def expected(tiny, launch, tmp_path, lines, parameters):
     """(lines, parameters) of the run that nobody disturbs, in a folder of its own."""
     experiment = tiny(output=str(tmp_path / "undisturbed"), **FIELDS)
     code, out, error = launch(experiment)
     assert code == 0, error
     return lines(experiment), parameters(experiment, LAST)
-
-
-FIELDS = dict(checkpoint__every=3, evaluation__every=20, averaging__online_decay=0.9, data__phases=None)
-LAST = 100
-FIELDS.pop("data__phases")
 
 
 def kill_when(process, condition, timeout=60.0):
@@ -41,7 +38,12 @@ def kill_when(process, condition, timeout=60.0):
     raise AssertionError("the process neither ended nor came so far")
 
 
-def check(experiment, launch, expected):
+@pytest.fixture
+def check(launch, lines, parameters, expected):
+    return lambda experiment: _check(experiment, launch, lines, parameters, expected)
+
+
+def _check(experiment, launch, lines, parameters, expected):
     code, out, error = launch(experiment)
     assert code == 0, error
     assert "finished, 100 steps" in out
@@ -50,7 +52,7 @@ def check(experiment, launch, expected):
         np.testing.assert_array_equal(a, b)
 
 
-def test_killed_between_steps_and_inside_a_write_it_resumes_to_the_same_bits(tiny, launch, expected):
+def test_killed_between_steps_and_inside_a_write_it_resumes_to_the_same_bits(tiny, launch, check):
     experiment = tiny(**FIELDS)
     folder = pathlib.Path(experiment.folder)
     metrics_file, torn = folder / "metrics.jsonl", 0
@@ -66,10 +68,10 @@ def test_killed_between_steps_and_inside_a_write_it_resumes_to_the_same_bits(tin
         if torn:
             break
     assert torn, "no write was caught half done: the case was not tested"
-    check(experiment, launch, expected)
+    check(experiment)
 
 
-def test_sigterm_saves_says_so_exits_zero_and_the_rest_is_the_same(tiny, launch, expected):
+def test_sigterm_saves_says_so_exits_zero_and_the_rest_is_the_same(tiny, launch, check):
     experiment = tiny(**FIELDS)
     metrics_file = pathlib.Path(experiment.folder) / "metrics.jsonl"
     process = launch(experiment, wait=False)
@@ -81,7 +83,7 @@ def test_sigterm_saves_says_so_exits_zero_and_the_rest_is_the_same(tiny, launch,
     assert "SIGTERM: saved step" in out and "resume with the same command" in out
     step = int(out.split("saved step ")[1].split()[0])
     assert step < LAST and checkpoint.steps(f"{experiment.folder}/checkpoints")[-1] == step
-    check(experiment, launch, expected)
+    check(experiment)
 
 
 def test_an_explosion_exits_with_code_one(tiny, launch):

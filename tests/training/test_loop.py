@@ -9,27 +9,13 @@ import pytest
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.data import loader, order, recipe
-from kaiyuan_jax.models import decoder
-from kaiyuan_jax.training import checkpoint, failure, loop, metrics
-
-TIMES = ("seconds", "tokens_per_second", "mfu")
+from kaiyuan_jax.training import checkpoint, failure, loop, metrics, resume
 
 
 def train(experiment):
     """On as many of the eight virtual devices as the mesh says."""
     mesh = experiment.mesh
     return loop.train(experiment, jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor])
-
-
-def lines(experiment):
-    """Metrics lines without what a clock measured."""
-    read = metrics.read(f"{experiment.folder}/metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in read]
-
-
-def parameters(experiment, step):
-    _, abstract = decoder.abstract(experiment.model, experiment.precision)
-    return jax.device_get(checkpoint.load_parameters(f"{experiment.folder}/checkpoints/{step}", abstract))
 
 
 def test_a_run_learns_and_leaves_its_folder_complete(tiny):
@@ -51,7 +37,7 @@ def test_a_run_learns_and_leaves_its_folder_complete(tiny):
     assert heldout[-1]["heldout/mean"] == pytest.approx((heldout[-1]["heldout/code"] + heldout[-1]["heldout/prose"]) / 2)
 
 
-def test_lines_say_what_the_order_gave(tiny):
+def test_lines_say_what_the_order_gave(tiny, lines):
     experiment = tiny()
     train(experiment)
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
@@ -65,7 +51,7 @@ def test_lines_say_what_the_order_gave(tiny):
 
 
 @pytest.mark.parametrize("stop", [20, 60, 80])
-def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop):
+def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop, lines, parameters):
     whole = tiny(evaluation__every=30, averaging__online_decay=0.9, checkpoint__keep=10)
     train(whole)
     expected, last = lines(whole), parameters(whole, 100)
@@ -78,7 +64,7 @@ def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_run_is_left_alone(tiny, capsys):
+def test_a_finished_run_is_left_alone(tiny, capsys, lines):
     train(tiny())
     before = lines(tiny())
     assert train(tiny()).finished
@@ -122,8 +108,6 @@ def test_another_store_under_the_same_name_is_refused(tiny, stores, tmp_path):
 
 
 def test_order_that_differs_is_named(tiny):
-    from kaiyuan_jax.training import resume
-
     experiment = tiny()
     opened = loader.open_stores(experiment.data)
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
@@ -134,7 +118,7 @@ def test_order_that_differs_is_named(tiny):
 
 
 @pytest.mark.parametrize("every", [20, 1])
-def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, every):
+def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, every, parameters):
     experiment = tiny(schedule__peak=1e30, schedule__warmup=30, checkpoint__every=every, optimizer__clip_norm=0.0)
     with pytest.raises(failure.NonFiniteError) as error:
         train(experiment)
@@ -159,6 +143,12 @@ def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, e
         assert "no checkpoint was saved before it" in message
 
 
+def test_a_folder_in_use_by_another_process_is_refused(tiny, tmp_path):
+    experiment = tiny()
+    with resume.session(experiment), pytest.raises(ConfigError, match="another process is training"):
+        train(experiment)
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"batch_size: 8 rows in 2 micro-batches give 4 rows at a time, must be a multiple of the 8"):
         train(tiny(mesh__data=8, optimizer__accumulation=2))
@@ -169,7 +159,7 @@ def test_a_vocabulary_below_the_stores_is_refused(tiny):
         train(tiny(model__vocabulary=32))
 
 
-def test_eight_devices_train_as_one_to_rounding(tiny, tmp_path):
+def test_eight_devices_train_as_one_to_rounding(tiny, tmp_path, lines):
     one, eight = tiny(), tiny(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, output=str(tmp_path / "eight"))
     train(one)
     train(eight)

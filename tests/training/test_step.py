@@ -35,7 +35,7 @@ def close(one, other, tolerance=2e-5):
         np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("accumulation", [2, 4, 8])
+@pytest.mark.parametrize("accumulation", [2, 8])
 def test_micro_batches_give_the_update_of_the_whole_batch(tiny, device_mesh, accumulation):
     whole, expected = run(tiny(optimizer__z_loss=0.1), device_mesh())
     parts, found = run(tiny(optimizer__z_loss=0.1, optimizer__accumulation=accumulation), device_mesh())
@@ -43,13 +43,9 @@ def test_micro_batches_give_the_update_of_the_whole_batch(tiny, device_mesh, acc
     close(found, expected)
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("axes, accumulation", [((8, 1, 1), 1), ((2, 2, 2), 2)])
 def test_sharded_equals_unsharded_to_rounding(tiny, device_mesh, axes, accumulation):
-    rows = 8 * accumulation
-    if accumulation > 1 and axes[0] * axes[1] > rows // accumulation:
-        pytest.fail("the case does not fit")
-    experiment = tiny(optimizer__accumulation=accumulation if axes[0] < 8 else 1, averaging__online_decay=0.9)
+    experiment = tiny(optimizer__accumulation=accumulation, averaging__online_decay=0.9)
     one, expected = run(experiment, device_mesh())
     many, found = run(experiment, device_mesh(*axes))
     close(many.params, one.params, 1e-4)
@@ -58,22 +54,23 @@ def test_sharded_equals_unsharded_to_rounding(tiny, device_mesh, axes, accumulat
 
 
 def test_objective_is_loss_plus_weighted_squared_logsumexp(tiny, device_mesh):
-    experiment = tiny(optimizer__z_loss=0.25)
-    model = decoder.build(experiment.model, experiment.precision, jax.random.split(jax.random.key(experiment.seed))[0])
-    loss_BL, logsumexp_BL = (np.asarray(x, np.float64) for x in loss.token_losses(model, batch()))
-    _, (measured,) = run(experiment, device_mesh(), steps=1)
+    experiment, mesh = tiny(optimizer__z_loss=0.25), device_mesh()
+    graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
+    params = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh).params
+    losses = jax.jit(lambda params: loss.token_losses(decoder.merge(graphdef, params), batch()))(params)
+    loss_BL, logsumexp_BL = (np.asarray(x, np.float64) for x in losses)
+    _, (measured,) = run(experiment, mesh, steps=1)
     assert measured["objective"] == pytest.approx(loss_BL.mean() + 0.25 * (logsumexp_BL**2).mean(), rel=1e-5)
     np.testing.assert_allclose(measured["loss_B"], loss_BL.mean(axis=1), rtol=1e-5)
     assert measured["finite"]
 
 
 def test_gradient_norm_is_that_before_clipping(tiny, device_mesh):
-    experiment = tiny(optimizer__clip_norm=1e-3)
-    graphdef, params = decoder.split(
-        decoder.build(experiment.model, experiment.precision, jax.random.split(jax.random.key(experiment.seed))[0])
-    )
-    gradient = jax.grad(lambda p: loss.token_losses(decoder.merge(graphdef, p), batch())[0].mean())(params)
-    _, (measured,) = run(experiment, device_mesh(), steps=1)
+    experiment, mesh = tiny(optimizer__clip_norm=1e-3), device_mesh()
+    graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
+    params = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh).params
+    gradient = jax.jit(jax.grad(lambda p: loss.token_losses(decoder.merge(graphdef, p), batch())[0].mean()))(params)
+    _, (measured,) = run(experiment, mesh, steps=1)
     assert measured["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
 
 
