@@ -8,15 +8,20 @@ recomputed in the backward pass, and B H S L of them exist at a time.
 import jax
 import jax.numpy as jnp
 
-CHUNK = 512  # queries
+
+def chunk_size(L: int) -> int:
+    """Queries of a chunk: an eighth of the row, so that 7/16 of the square is skipped, but neither too few for a matrix product nor
+    more than 512. On a CPU it also decides whether scores stay in cache: at L = 512 chunks of 64 take 0.4 of the time of one chunk."""
+    return min(512, max(64, L // 8))
 
 
-def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, chunk: int = CHUNK):
+def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, chunk: int | None = None):
     """o_BLHC in q's dtype; products in q's dtype, softmax in float32."""
     B, L, H, C = q_BLHC.shape
     K = k_BLKC.shape[2]
     q_BKLGC = q_BLHC.reshape(B, L, K, H // K, C).transpose(0, 2, 1, 3, 4) * jnp.asarray(C**-0.5, q_BLHC.dtype)
     k_BKCM, v_BKMC = k_BLKC.transpose(0, 2, 3, 1), v_BLKC.transpose(0, 2, 1, 3)
+    chunk = chunk or chunk_size(L)
     attend = _attend if L <= chunk else jax.checkpoint(_attend, static_argnums=(4,))
     outputs = []
     for start in range(0, L, chunk):

@@ -12,9 +12,7 @@ from kaiyuan_jax.kernels.attention import api, reference, xla
 
 def tensors(seed, B, L, H, K, C, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(seed), 4)
-    q, k, v = (
-        jax.random.normal(key, (B, L, heads, C), jnp.float32).astype(dtype) for key, heads in zip(keys[:3], (H, K, K), strict=True)
-    )
+    q, k, v = (jax.random.normal(key, (B, L, heads, C), jnp.float32).astype(dtype) for key, heads in zip(keys[:3], (H, K, K), strict=True))
     segments = jnp.cumsum(jax.random.bernoulli(keys[3], 0.2, (B, L)), axis=1).astype(jnp.int32)
     return q, k, v, segments
 

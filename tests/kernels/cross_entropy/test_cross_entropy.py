@@ -1,8 +1,8 @@
 """Cross-entropy of a linear head: the chunked form against the definition, its gradients, and its memory."""
 
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,9 +67,7 @@ def test_definition_equals_numpy_in_float64():
 
 def test_all_logits_are_never_held():
     B, L, D, V = 4, 4096, 64, 8192
-    shapes = [
-        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((B, L, D), jnp.float32), ((D, V), jnp.float32), ((B, L), jnp.int32))
-    ]
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((B, L, D), jnp.float32), ((D, V), jnp.float32), ((B, L), jnp.int32))]
 
     def temporaries(op):
         step = jax.grad(lambda x, head, targets: op(x, head, targets, softcap=30.0)[0].mean(), (0, 1))
