@@ -1,6 +1,7 @@
 """Two tiny stores, the tiniest experiment over them, and the launch script as a user's process."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -51,14 +52,20 @@ def stores(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(stores, tmp_path):
-    """tiny(**fields) -> Experiment of some 100 steps in tmp_path/run; nested fields by double underscore: schedule__peak=1e-3."""
+def tiny(tiny_in, tmp_path):
+    """tiny(**fields): `tiny_in` a fresh folder."""
+    return functools.partial(tiny_in, tmp_path / "run")
 
-    def make(**fields):
+
+@pytest.fixture(scope="session")
+def tiny_in(stores):
+    """tiny_in(output, **fields) -> Experiment of 100 steps; nested fields by double underscore: schedule__peak=1e-3."""
+
+    def make(folder, **fields):
         uses = [config.Use(source="code"), config.Use(source="prose", passes=1.5)]
         experiment = config.Experiment(
             name="tiny",
-            output=str(tmp_path / "run"),
+            output=str(folder),
             model=config.Model(layers=2, width=16, feedforward=32, heads=2, kv_heads=1, head_size=8, vocabulary=VOCABULARY),
             data=config.Data(
                 sources=[config.Source(name=n, path=f"{stores}/{n}/train", heldout=f"{stores}/{n}/heldout") for n in ("code", "prose")],
@@ -84,14 +91,14 @@ def tiny(stores, tmp_path):
     return make
 
 
-@pytest.fixture
-def launch(tmp_path, compiled_once):
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory, compiled_once):
     """launch(experiment, *flags, wait=True): launch/train.py in its own process on one CPU device."""
 
     def start(experiment, *flags, wait=True):
-        saved = tmp_path / f"{experiment.name}_config.json"
+        folder = tmp_path_factory.mktemp("launch")
+        saved, file = folder / "config.json", folder / "config.py"
         saved.write_text(config.to_json(experiment), encoding="utf-8")
-        file = tmp_path / f"{experiment.name}_config.py"
         read = f"config.from_json(open({str(saved)!r}).read())"
         file.write_text(f"from kaiyuan_jax import config\n\n\ndef get_config():\n    return {read}\n")
         environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_once)}
@@ -107,7 +114,7 @@ def launch(tmp_path, compiled_once):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lines():
     """lines(experiment): the run's metrics without what a clock measured."""
     from kaiyuan_jax.training import metrics
@@ -120,7 +127,7 @@ def lines():
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def parameters():
     """parameters(experiment, step): the weights in a checkpoint, as host arrays."""
     import jax

@@ -14,10 +14,10 @@ FIELDS = dict(checkpoint__every=3, evaluation__every=20, averaging__online_decay
 LAST = 100
 
 
-@pytest.fixture
-def expected(tiny, launch, tmp_path, lines, parameters):
-    """(lines, parameters) of the run that nobody disturbs, in a folder of its own."""
-    experiment = tiny(output=str(tmp_path / "undisturbed"), **FIELDS)
+@pytest.fixture(scope="module")
+def expected(tiny_in, launch, tmp_path_factory, lines, parameters):
+    """(lines, parameters) of the run that nobody disturbs."""
+    experiment = tiny_in(tmp_path_factory.mktemp("undisturbed"), **FIELDS)
     code, out, error = launch(experiment)
     assert code == 0, error
     return lines(experiment), parameters(experiment, LAST)
@@ -87,6 +87,6 @@ def test_sigterm_saves_says_so_exits_zero_and_the_rest_is_the_same(tiny, launch,
 
 
 def test_an_explosion_exits_with_code_one(tiny, launch):
-    code, out, error = launch(tiny(schedule__peak=1e30, schedule__warmup=30, optimizer__clip_norm=0.0))
+    code, out, error = launch(tiny(schedule__peak=1e30, schedule__warmup=30, optimizer__clip_norm=0.0, checkpoint__every=1))
     assert code == 1
     assert "not finite" in error and "last good checkpoint" in error and "Traceback" not in error
