@@ -1,0 +1,99 @@
+"""The script as a user runs it, over checkpoints written by hand."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kaiyuan_jax import config
+from kaiyuan_jax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[2]
+MEASURED = """
+import resource, runpy, sys
+sys.argv = ["launch/average_checkpoints.py", *sys.argv[1:]]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def make_run(folder, steps, shapes, **averaging):
+    folder.mkdir(exist_ok=True)
+    experiment = config.Experiment(averaging=config.Averaging(**averaging))
+    (folder / "config.json").write_text(config.to_json(experiment))
+    for step in steps:
+        random = np.random.default_rng(step)
+        leaves = {path: random.random(shape, np.float32) for path, shape in shapes.items()}
+        checkpoint.save_parameters(folder / "checkpoints" / str(step), leaves, {"step": step})
+
+
+def average(run, *flags):
+    """(exit code, output, errors, peak bytes)"""
+    done = subprocess.run([sys.executable, "-c", MEASURED, f"--run={run}", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    peak = int(done.stdout.rsplit("peak ", 1)[1]) if "peak " in done.stdout else 0
+    return done.returncode, done.stdout, done.stderr, peak
+
+
+def leaf(folder, path):
+    return checkpoint.leaf_reader(folder)[1](path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_run(folder, range(100, 600, 100), {"embedding_VD": (64, 8), "layers/query_NDHC": (2, 8, 2, 4)}, kind="ema", last=3, alpha=0.25)
+    return folder
+
+
+def test_what_is_not_given_comes_from_the_run(run):
+    code, out, error, _ = average(run)
+    assert code == 0, error
+    weights = np.array([1, 0.75, 0.75**2])
+    weights /= weights.sum()
+    for path in ("embedding_VD", "layers/query_NDHC"):
+        read = [leaf(run / f"checkpoints/{step}", path).astype(np.float64) for step in (500, 400, 300)]
+        expected = sum(w * x for w, x in zip(weights, read, strict=True))
+        np.testing.assert_array_equal(leaf(run / "averages/ema_0.25_last3", path), expected.astype(np.float32))
+    facts = checkpoint.progress(run / "averages/ema_0.25_last3")
+    assert facts["steps"] == [500, 400, 300] and facts["weights"] == pytest.approx(weights) and facts["step"] == 500
+    assert "step      500  weight 0.432432" in out
+
+
+def test_steps_and_weights_are_taken_as_given_newest_first(run):
+    code, _, error, _ = average(run, "--steps=100,400", "--weights=0.75,0.25", "--name=mine")
+    assert code == 0, error
+    expected = 0.75 * leaf(run / "checkpoints/400", "embedding_VD") + 0.25 * leaf(run / "checkpoints/100", "embedding_VD")
+    np.testing.assert_allclose(leaf(run / "averages/mine", "embedding_VD"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--last=9"], "reaches before the first kept checkpoint; must be 1 to 5 (kept: 100, 200, 300, 400, 500)"),
+        (["--steps=100,250"], "--steps: found [250], must be among the kept checkpoints 100, 200, 300, 400, 500"),
+        (["--kind=median"], "config.averaging.kind: found 'median'"),
+        (["--kind=sma", "--name=../x"], "--name: found '../x', must be a plain folder name"),
+        (["--kind=online"], "holds no 'average'"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing_behind(run, flags, message):
+    before = sorted(path.name for path in run.glob("averages/*"))
+    code, _, error, _ = average(run, *flags)
+    assert code == 2 and message in error and "Traceback" not in error
+    assert sorted(path.name for path in run.glob("averages/*")) == before
+
+
+def test_memory_does_not_grow_with_the_number_of_checkpoints(tmp_path):
+    shapes = {f"layers/{name}_NDF": (8, 256, 1024) for name in ("gate", "up", "down")} | {f"embedding{i}_VD": (4096, 512) for i in range(3)}
+    size = 4 * sum(int(np.prod(shape)) for shape in shapes.values())  # 50 MB
+    make_run(tmp_path / "run", range(1, 9), shapes)
+    peaks = []
+    for last in (1, 2, 8):
+        code, _, error, peak = average(tmp_path / "run", "--kind=sma", f"--last={last}")
+        assert code == 0, error
+        peaks.append(peak)
+    assert abs(peaks[2] - peaks[1]) < 0.5 * size, f"{peaks} bytes for 1, 2 and 8 checkpoints of {size}"
