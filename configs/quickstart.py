@@ -13,7 +13,8 @@ A repeat of a recipe for a look at noise: `--config.seed=1 --config.data.seed=1 
 
 from kaiyuan_jax import config as c
 
-SHARES = {"prose": 0.3, "code": 0.3, "math": 0.2, "chinese": 0.2}
+# share of the training tokens, and tokens in the store: what to plan with before it is prepared
+SOURCES = {"prose": (0.3, 2_681_478), "code": (0.3, 3_204_772), "math": (0.2, 3_456_044), "chinese": (0.2, 3_236_777)}
 VARIANTS = {
     "uniform_cosine": ("uniform", c.Schedule(kind="cosine", end=1e-5), "none"),
     "uniform_wsd": ("uniform", c.Schedule(kind="wsd", decay=0.3, end=1e-5), "none"),
@@ -34,19 +35,22 @@ def get_config(choice: str = "uniform_cosine") -> c.Experiment:
         name=f"quickstart_{variant}",
         model=c.Model(layers=4, width=128, feedforward=384, heads=4, kv_heads=2, head_size=32, vocabulary=2048),
         data=c.Data(
-            sources=[c.Source(name=name, path=f"{stores}/{name}/train", heldout=f"{stores}/{name}/heldout") for name in SHARES],
+            sources=[
+                c.Source(name=name, path=f"{stores}/{name}/train", heldout=f"{stores}/{name}/heldout", planned_tokens=tokens)
+                for name, (_, tokens) in SOURCES.items()
+            ],
             phases=[
                 c.Phase(
                     order=order,
-                    tokens=300 * 16 * 128,
-                    uses=[c.Use(source=name, share=share) for name, share in SHARES.items()],
+                    tokens=200 * 16 * 128,
+                    uses=[c.Use(source=name, share=share) for name, (share, _) in SOURCES.items()],
                 )
             ],
             sequence_length=128,
             batch_size=16,
         ),
         schedule=schedule,
-        checkpoint=c.Checkpoint(every=10, keep=6),
+        checkpoint=c.Checkpoint(every=8, keep=6),
         averaging=c.Averaging(kind=average, last=6, alpha=0.2),
         evaluation=c.Evaluation(every=50, rows=160, questions=50),
     )
