@@ -87,16 +87,16 @@ def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -
     for words in commands:
         print(shown(words))
     waiting, running = list(zip(commands, folders, strict=True)), {}
-    with tqdm(total=len(commands), desc=job, unit="run") as bar:
+    with tqdm(total=len(commands), desc=job, unit="run", disable=None) as bar:
         while waiting or running:
             while waiting and slots:
                 (words, path), slot = waiting.pop(0), slots.pop()
                 path.mkdir(parents=True, exist_ok=True)
-                running[start(words, path / f"{job}.log", slot)] = (words, path, slot)
-            time.sleep(0.2)
-            bar.set_postfix_str(", ".join(f"{path.name} {progress(path)}" for _, path, _ in running.values()), refresh=True)
+                running[start(words, path / f"{job}.log", slot)] = (words, path, slot, time.perf_counter())
+            time.sleep(1)
+            bar.set_postfix_str(", ".join(f"{path.name} {progress(path)}" for _, path, *_ in running.values()))
             for process in [p for p in running if p.poll() is not None]:
-                words, path, slot = running.pop(process)
+                words, path, slot, began = running.pop(process)
                 slots.append(slot)
                 bar.update()
                 if process.returncode:
@@ -104,6 +104,7 @@ def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -
                         other.terminate()
                     log = (path / f"{job}.log").read_text(errors="replace").splitlines()
                     raise UserError("\n".join([f"quickstart: stopped, this command failed: {shown(words)}", *log[-15:]]))
+                tqdm.write(f"{job} {path.name}: {time.perf_counter() - began:.0f} s")
 
 
 def progress(path: pathlib.Path) -> str:
