@@ -52,5 +52,5 @@ def get_config(choice: str = "uniform_cosine") -> c.Experiment:
         schedule=schedule,
         checkpoint=c.Checkpoint(every=8, keep=6),
         averaging=c.Averaging(kind=average, last=6, alpha=0.2),
-        evaluation=c.Evaluation(every=50, rows=160, questions=50),
+        evaluation=c.Evaluation(every=100, rows=128, questions=50),
     )

@@ -23,7 +23,7 @@ def expected(tiny_in, launch, tmp_path_factory, lines, parameters):
     return lines(experiment), parameters(experiment, LAST)
 
 
-def kill_when(process, condition, timeout=60.0):
+def kill_when(process, condition, timeout=300.0):
     """Sends SIGKILL as soon as the condition holds; False when the process ended before."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -78,7 +78,7 @@ def test_sigterm_saves_says_so_exits_zero_and_the_rest_is_the_same(tiny, launch,
     while not (metrics_file.exists() and metrics_file.read_text().count("\n") >= 3) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert "SIGTERM: saved step" in out and "resume with the same command" in out
     step = int(out.split("saved step ")[1].split()[0])
