@@ -5,6 +5,7 @@ What is not given comes from the run's config (config.averaging). Writes runs/x/
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 from absl import flags
@@ -23,6 +24,7 @@ NAME = flags.DEFINE_string("name", None, "Folder under averages/; default from k
 
 
 def main(argv):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a matter of host memory: an accelerator may be training meanwhile
     from kaiyuan_jax.averaging import offline, weights
     from kaiyuan_jax.training import checkpoint
 

@@ -14,6 +14,7 @@ An average made offline (`averages/<name>`) is the same folder with `parameters`
 """
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -119,10 +120,11 @@ def load_parameters(folder: str | Path, abstract: dict, item: str = "parameters"
 
 
 def leaf_reader(folder: str | Path, item: str = "parameters") -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """Leaf paths such as `layers/query_NDHC` of one checkpoint, and a function that reads one of them alone into host memory."""
+    """Leaf paths such as `layers/query_NDHC` of one checkpoint, largest first, and a function that reads one alone into host memory."""
     folder = complete(folder)
     metadata = _metadata(folder, item)
-    paths = list(_leaves(metadata))
+    leaves = _leaves(metadata)
+    paths = sorted(leaves, key=lambda path: -math.prod(leaves[path].shape))  # while the sum of the others is still small
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
 
     def read(path: str) -> np.ndarray:
@@ -134,19 +136,23 @@ def leaf_reader(folder: str | Path, item: str = "parameters") -> tuple[list[str]
 
 
 def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: dict) -> None:
-    """Writes an average: leaves by path, and its facts as `progress`; complete or absent. Replaces an older one of that name."""
+    """Writes an average: leaves by path, and its facts as `progress`; complete or absent. Replaces an older one of that name.
+
+    Takes the leaves out of the dict given, and memory of one more model while it writes.
+    """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
     if folder.exists():
         _delete(folder)
-    tree = {}
+    tree, cpu = {}, jax.devices("cpu")[0]
     for path in list(leaves):
         *parents, name = path.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[name] = leaves[path]
+        # Orbax copies numpy arrays before it writes them; a jax array on the CPU shares the memory of the numpy array and is not copied.
+        node[name] = jax.device_put(leaves.pop(path), cpu, may_alias=True)
     args = ocp.args.Composite(parameters=ocp.args.PyTreeSave(tree), progress=ocp.args.JsonSave(facts))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         writer.save(folder, args=args)
