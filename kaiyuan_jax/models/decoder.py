@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kaiyuan_jax import config
-from kaiyuan_jax.models.layers import REMAT_NAMES, Layer, gain, normal, rms_norm, rope_angles
+from kaiyuan_jax.config_check import REMAT_NAMES
+from kaiyuan_jax.models.layers import Layer, gain, normal, rms_norm, rope_angles
 
 
 class Decoder(nnx.Module):
@@ -48,8 +49,10 @@ class Decoder(nnx.Module):
             policy = jax.checkpoint_policies.save_only_these_names(*self.remat_names)
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
 
-        x_BLD = jnp.take(self.embedding_VD[...], inputs_BL, axis=0).astype(self.compute)
-        x_BLD, _ = jax.lax.scan(layer, constrain(x_BLD, "BLD"), layers)
+        # Tokens go to the table, cut over its width, and their rows come back; else the compiler may bring the table to every device.
+        x_BLD = jnp.take(self.embedding_VD[...], constrain(inputs_BL, "bL"), axis=0).astype(self.compute)
+        x_BLD = constrain(constrain(x_BLD, "bLd"), "BLD")
+        x_BLD, _ = jax.lax.scan(layer, x_BLD, layers)
         return rms_norm(x_BLD, self.norm_D, self.epsilon)
 
     def head(self):

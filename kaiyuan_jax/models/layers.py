@@ -5,7 +5,7 @@
 
 Matrices are stored in the parameter dtype and cast to the dtype of the activations where they are used; norms reduce in float32.
 Every matrix, output projections too, starts from a normal distribution of standard deviation `init_std`.
-Tensors that rematerialisation can keep carry a name, see `REMAT_NAMES`.
+Tensors that rematerialisation can keep carry one of the names of `config_check.REMAT_NAMES`.
 """
 
 import functools
@@ -17,9 +17,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from kaiyuan_jax import config
 from kaiyuan_jax.kernels.attention.api import attention
-
-# What `remat_names` may list. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
-REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
 
 
 def rms_norm(x, gain, epsilon: float):

@@ -21,7 +21,10 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """(letter, mesh axes) for parameters and for activations; a letter that is not listed is never cut."""
+    """(letter, mesh axes) for parameters and for activations; a letter that is not listed is never cut.
+
+    b and d are the batch and the width while the embedding is read: the table is cut over its width there, so the batch is not.
+    """
 
     parameters: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("D", ("fsdp",)),
@@ -36,12 +39,14 @@ class Rules:
         ("H", ("tensor",)),
         ("K", ("tensor",)),
         ("V", ("tensor",)),
+        ("b", ("data",)),
+        ("d", ("fsdp",)),
     )
 
     def __str__(self) -> str:
         rows = [("letter", "parameters", "activations")]
         parameters, activations = dict(self.parameters), dict(self.activations)
-        rows += [(letter, *("+".join(table.get(letter, ())) or "-" for table in (parameters, activations))) for letter in LETTERS]
+        rows += [(letter, *("+".join(table.get(letter, ())) or "-" for table in (parameters, activations))) for letter in LETTERS + "bd"]
         return "\n".join(f"{letter:<8}{parameter:<12}{activation}" for letter, parameter, activation in rows)
 
 

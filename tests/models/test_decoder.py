@@ -220,7 +220,7 @@ def test_the_forward_pass_equals_the_formulas_written_out():
     np.testing.assert_allclose(hidden(model, batch)[0], norm(x, p["norm_D"]), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("remat", [dict(remat="full"), dict(remat="names"), dict(remat="names", remat_names=layers.REMAT_NAMES)])
+@pytest.mark.parametrize("remat", [dict(remat="full"), dict(remat="names"), dict(remat="names", remat_names=config_check.REMAT_NAMES)])
 def test_rematerialisation_changes_no_gradient(remat):
     batch = make_batch(2, 9)
     value, gradient = gradients(make(**remat), batch)

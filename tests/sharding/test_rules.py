@@ -1,7 +1,9 @@
 """One table decides where every array lives, and living there changes no number."""
 
+import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from kaiyuan_jax import config
+from kaiyuan_jax.kernels.cross_entropy import xla
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.models.loss import token_losses
 from kaiyuan_jax.sharding import rules
@@ -63,7 +66,9 @@ def test_sharded_losses_and_gradients_equal_unsharded_ones(axes):
     params = jax.jit(initialise, out_shardings=places)(jax.random.key(0))
     sharded_batch = jax.device_put(batch(), rules.batch_sharding(mesh, 2))
     outputs = (rules.batch_sharding(mesh, 2), places)
-    loss, gradients = jax.jit(functools.partial(step, rules.constrain(mesh), mesh.size), out_shardings=outputs)(params, sharded_batch)
+    loss, gradients = jax.jit(functools.partial(step, rules.constrain(mesh), axes[0] * axes[1]), out_shardings=outputs)(
+        params, sharded_batch
+    )
 
     want_params, (want_loss, want_gradients) = unsharded()
     assert jax.tree.map(lambda leaf: leaf.sharding, gradients) == places == jax.tree.map(lambda leaf: leaf.sharding, params)
@@ -153,3 +158,40 @@ def test_the_printed_table_says_what_was_dropped():
     (line,) = (line for line in table.splitlines() if "key_NDKC" in line)
     assert "2x32x2x8" in line and "K=2 is whole: tensor=4 does not divide it" in line
     assert str(rules.DEFAULT).splitlines()[1:4] == ["N       -           -", "B       -           data+fsdp", "L       -           -"]
+
+
+def collectives(compiled):
+    """(kind, shape, inside a loop) of everything that the devices exchange."""
+    pattern = r"= \(?(\w+\[[\d,]*\]).*? (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(.*"
+    return [(match[2], match[1], "while/body" in match[0]) for match in re.finditer(pattern, compiled.as_text())]
+
+
+def test_the_gradient_of_the_head_crosses_devices_once_and_not_once_per_chunk():
+    mesh = mesh_of(1, 8, 1)
+
+    def exchanged(shards):
+        gradient = jax.grad(lambda x, head, targets: xla.linear_cross_entropy(x, head, targets, shards=shards, chunk=8)[0].mean(), (0, 1))
+        x, targets = (jax.ShapeDtypeStruct(shape, dtype, sharding=rules.batch_sharding(mesh, len(shape))) for shape, dtype in shapes)
+        head = jax.ShapeDtypeStruct((32, 64), jnp.float32, sharding=rules.shardings({"head_DV": np.zeros((32, 64))}, mesh)["head_DV"])
+        return collectives(jax.jit(gradient).lower(x, head, targets).compile())
+
+    shapes = (((B, L, 32), jnp.float32), ((B, L), jnp.int32))
+    assert "f32[1,32,64]" in [shape for _, shape, looped in exchanged(1) if looped]  # what would happen without shards
+    assert not any(looped for *_, looped in exchanged(8))
+
+
+@pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2)])
+def test_the_embedding_table_stays_where_it_is(axes):
+    mesh, vocabulary, width = mesh_of(*axes), 4096, 32
+    constrain, place = rules.constrain(mesh), rules.shardings({"embedding_VD": np.zeros((vocabulary, width))}, mesh)["embedding_VD"]
+
+    model = dataclasses.replace(MODEL, vocabulary=vocabulary, layers=1)
+    graphdef, params = decoder.abstract(model, config.Precision())
+    params = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, rules.shardings(params, mesh)
+    )
+    tokens = jax.ShapeDtypeStruct((16, 512), jnp.int32, sharding=rules.batch_sharding(mesh, 2))
+    forward = jax.jit(lambda params, tokens: decoder.merge(graphdef, params)(tokens, tokens, tokens, constrain))
+    local = place.shard_shape((vocabulary, width))
+    found = [shape for kind, shape, _ in collectives(forward.lower(params, tokens).compile()) if kind == "all-gather"]
+    assert not [shape for shape in found if shape.startswith((f"f32[{vocabulary},", f"f32[{local[0]},"))], found

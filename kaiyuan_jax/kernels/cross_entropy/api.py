@@ -13,8 +13,8 @@ def linear_cross_entropy(x_BLD, head_DV, targets_BL, *, softcap: float = 0.0, sh
     """(loss_BL, logsumexp_BL) in float32 nats of logits = softcap tanh(x head / softcap), or x head when softcap is 0.
 
     x in any float dtype, targets int32 in [0, V) (not checked). Both outputs have gradients for x and head; logsumexp is of the capped
-    logits. shards: devices that the logits are spread over, which lets the chunks grow. implementation: None takes the first of
-    IMPLEMENTATIONS that can run and logs it once. Raises ValueError for another name or bad shapes.
+    logits. shards: parts that the batch axis is cut into over devices (it changes memory and traffic, never values).
+    implementation: None takes the first of IMPLEMENTATIONS that can run and logs it once. Raises ValueError for another name or bad shapes.
     """
     if x_BLD.shape[:2] != targets_BL.shape or x_BLD.shape[2:] != head_DV.shape[:1]:
         raise ValueError(

@@ -3,10 +3,12 @@
 Residuals are the inputs and the log-sum-exp. With z = c tanh(s / c) the capped logits of a chunk, p = exp(z - logsumexp) and g, h the
 cotangents of loss and logsumexp, the gradient of the raw logits s is ((g + h) p - g onehot(target)) (1 - (z / c)^2): the backward pass
 recomputes s chunk by chunk, and accumulates the head's gradient in float32. Chunks cut L, not B, so that a batch sharded over devices
-stays sharded inside a chunk.
+stays sharded inside a chunk; and the head's gradient is accumulated for each of the G parts of the batch on its own, so that devices
+exchange it once at the end, not once per chunk.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +19,24 @@ CHUNK = 512
 
 
 def linear_cross_entropy(x_BLD, head_DV, targets_BL, *, softcap: float = 0.0, shards: int = 1, chunk: int = CHUNK):
-    """(loss_BL, logsumexp_BL) in float32; logits exist for about chunk x shards tokens at a time.
+    """(loss_BL, logsumexp_BL) in float32; logits exist for about chunk tokens of every shard at a time.
 
-    Products in x's dtype, sums in float32.
+    shards: parts that the batch axis is cut into. Products in x's dtype, sums in float32.
     """
     B, L, _ = x_BLD.shape
+    shards = math.gcd(B, shards)
     longest = max(1, chunk * shards // B)
     chunks = -(-L // longest)
     length = -(-L // chunks)
-    return _chunked(x_BLD, head_DV, targets_BL, float(softcap), length)
+    return _chunked(x_BLD, head_DV, targets_BL, float(softcap), length, shards)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _chunked(x_BLD, head_DV, targets_BL, softcap, length):
-    return _forward(x_BLD, head_DV, targets_BL, softcap, length)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _chunked(x_BLD, head_DV, targets_BL, softcap, length, shards):
+    return _forward(x_BLD, head_DV, targets_BL, softcap, length, shards)[0]
 
 
-def _forward(x_BLD, head_DV, targets_BL, softcap, length):
+def _forward(x_BLD, head_DV, targets_BL, softcap, length, shards):
     head = head_DV.astype(x_BLD.dtype)
 
     def chunk(_, inputs):
@@ -48,12 +51,12 @@ def _forward(x_BLD, head_DV, targets_BL, softcap, length):
     return (loss_BL, logsumexp_BL), (x_BLD, head_DV, targets_BL, logsumexp_BL)
 
 
-def _backward(softcap, length, residuals, cotangents):
+def _backward(softcap, length, shards, residuals, cotangents):
     x_BLD, head_DV, targets_BL, logsumexp_BL = residuals
     head = head_DV.astype(x_BLD.dtype)
     loss_cotangent_BL, logsumexp_cotangent_BL = cotangents
 
-    def chunk(gradient_DV, inputs):
+    def chunk(gradient_GDV, inputs):
         x_BSD, targets_BS, logsumexp_BS, g_BS, h_BS = inputs
         z_BSV = _capped(x_BSD, head, softcap)
         p_BSV = jnp.exp(z_BSV - logsumexp_BS[..., None])
@@ -62,12 +65,14 @@ def _backward(softcap, length, residuals, cotangents):
         if softcap:
             s_BSV = s_BSV * (1.0 - jnp.square(z_BSV / softcap))
         s_BSV = s_BSV.astype(x_BSD.dtype)
-        gradient_DV += jnp.einsum("BLD,BLV->DV", x_BSD, s_BSV, preferred_element_type=jnp.float32)
-        return gradient_DV, jnp.einsum("BLV,DV->BLD", s_BSV, head)
+        parts = (array.reshape(shards, -1, *array.shape[1:]) for array in (x_BSD, s_BSV))
+        gradient_GDV += jnp.einsum("GBSD,GBSV->GDV", *parts, preferred_element_type=jnp.float32)
+        return gradient_GDV, jnp.einsum("BLV,DV->BLD", s_BSV, head)
 
     columns = (x_BLD, targets_BL, logsumexp_BL, loss_cotangent_BL, logsumexp_cotangent_BL)
-    gradient_DV, x_gradient = jax.lax.scan(chunk, jnp.zeros(head_DV.shape, jnp.float32), tuple(_cut(column, length) for column in columns))
-    return _join(x_gradient, x_BLD.shape[1]), gradient_DV.astype(head_DV.dtype), None
+    start = jnp.zeros((shards, *head_DV.shape), jnp.float32)
+    gradient_GDV, x_gradient = jax.lax.scan(chunk, start, tuple(_cut(column, length) for column in columns))
+    return _join(x_gradient, x_BLD.shape[1]), gradient_GDV.sum(0).astype(head_DV.dtype), None
 
 
 _chunked.defvjp(_forward, _backward)
