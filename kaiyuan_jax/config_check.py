@@ -17,6 +17,8 @@ SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise")
 SHAPES = ("linear", "cosine", "sqrt", "sqrt_cube", "square", "exponential", "inverse")
 AVERAGES = ("none", "sma", "ema", "ema_seeded", "ema_powers", "wma", "weights")
 REMAT = ("none", "full", "names")
+# Tensors that the model names. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
+REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -81,6 +83,8 @@ def _model(experiment: Experiment):
     if model.heads > 0 and model.width % model.heads:
         yield f"{path}.heads: found {model.heads}, must divide config.model.width = {model.width}"
     yield from _one_of(f"{path}.remat", model.remat, REMAT)
+    for name in model.remat_names:
+        yield from _one_of(f"{path}.remat_names", name, REMAT_NAMES)
 
 
 def _sources(experiment: Experiment):
@@ -104,6 +108,8 @@ def data_problems(data: Data):
     for i, name in enumerate(names):
         if not name:
             yield f"{path}.sources[{i}].name: empty, every source needs a name"
+        elif name == "mean" or "/" in name:
+            yield f"{path}.sources[{i}].name: found {name!r}, must not be 'mean' nor hold '/' (metrics are named after sources)"
         elif names.count(name) > 1 and names.index(name) == i:
             yield f"{path}.sources[{i}].name: {name!r} is given {names.count(name)} times, names must be unique"
     if not data.phases:

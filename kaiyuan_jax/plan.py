@@ -195,7 +195,7 @@ def _peak(experiment, plan) -> float:
 
 
 def _window_rates(experiment, plan, steps):
-    return learning_rate(experiment, plan)(_spread(steps[0], plan.steps))
+    return learning_rate(experiment, plan)(_spread(min(steps[0], plan.steps - 1), plan.steps))
 
 
 def _spread(first: int, after: int, count: int = 4096) -> np.ndarray:

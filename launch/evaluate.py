@@ -15,17 +15,20 @@ MODEL = flags.DEFINE_list("model", None, "Folders of runs, checkpoints or averag
 
 
 def main(argv):
-    from kaiyuan_jax.evaluation import suite
+    from kaiyuan_jax.data.store import fingerprint
+    from kaiyuan_jax.evaluation import heldout, suite
     from kaiyuan_jax.models import decoder
     from kaiyuan_jax.training import checkpoint
 
     models = [find(pathlib.Path(path)) for path in MODEL.value]
     for folder, path in models:
         experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+        trained_with = fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        stores = heldout.open_stores(experiment, trained_with)
         graphdef, abstract = decoder.abstract(experiment.model, experiment.precision)
         params = checkpoint.load_parameters(path, abstract)
         name = path.name if path.parent.name == "averages" else f"checkpoint_{path.name}"
-        evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(path)["step"])
+        evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(path)["step"], stores=stores)
         written = suite.write(folder / "evaluation", evaluation)
         print(describe(evaluation.result))
         print(f"written: {written}\n", flush=True)
@@ -36,9 +39,9 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     from kaiyuan_jax.training import checkpoint
 
     folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
-    if not (folder / "config.json").is_file():
+    if not ((folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()):
         raise config.UserError(
-            f"--model: found {path}, must be a run (a folder with config.json), or checkpoints/STEP or averages/NAME inside one"
+            f"--model: found {path}, must be a run (a folder that launch/train.py made), or checkpoints/STEP or averages/NAME inside one"
         )
     if path != folder:
         return folder, checkpoint.complete(path)

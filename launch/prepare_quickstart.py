@@ -1,6 +1,6 @@
 """Prepares the text of the quickstart: four sources that any machine gets with pip alone (docs/corpus.md).
 
-    python launch/prepare_quickstart.py --output=stores/quickstart --vocabulary=4096
+    python launch/prepare_quickstart.py --output=stores/quickstart
 
 Writes <output>/{code,prose,math,chinese}/{train,heldout}. A second run with the same flags says "up to date".
 """
@@ -11,7 +11,7 @@ from kaiyuan_jax.data.prepare import pipeline, quickstart
 from kaiyuan_jax.flags import run
 
 OUTPUT = flags.DEFINE_string("output", "stores/quickstart", "Folder of the prepared sources.")
-VOCABULARY = flags.DEFINE_integer("vocabulary", 4096, "Entries of the tokenizer that all sources share.", lower_bound=257)
+VOCABULARY = flags.DEFINE_integer("vocabulary", 2048, "Entries of the tokenizer that all sources share.", lower_bound=257)
 FORCE = flags.DEFINE_bool("force", False, "Prepare again even if up to date; packages that were fetched are kept.")
 
 

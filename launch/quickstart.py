@@ -25,7 +25,6 @@ OUTPUT = flags.DEFINE_string("output", "runs", "Folder for the runs and the repo
 STORES = flags.DEFINE_string("stores", "stores/quickstart", "Folder for the prepared text.")
 JOBS = flags.DEFINE_integer("jobs", 2, "Runs trained at the same time, each on its share of the cores.", lower_bound=1)
 
-VOCABULARY = 2048
 CACHE = str(pathlib.Path("build/jax_cache").absolute())  # compiled programs, shared by all runs
 AVERAGE = ["--kind=ema", "--last=6", "--alpha=0.2", "--name=average"]  # of every run, so that its gain can be compared
 RUNS = [  # variant of configs/quickstart.py, seed
@@ -41,7 +40,7 @@ RUNS = [  # variant of configs/quickstart.py, seed
 def main(argv):
     del argv
     began = time.perf_counter()
-    script("prepare_quickstart", f"--output={STORES.value}", f"--vocabulary={VOCABULARY}")
+    script("prepare_quickstart", f"--output={STORES.value}")
     runs = {folder(variant, seed): overrides(variant, seed) for variant, seed in RUNS}
     script("plan", *overrides("ascending_moderate", 0))
     together([command("train", *options) for options in runs.values()], list(runs), "train")

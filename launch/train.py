@@ -4,7 +4,6 @@ The same command on an existing run folder goes on from its newest complete chec
 Exit codes: 0 finished or saved, 1 loss or gradient not finite, 2 a mistake in config, stores or run folder.
 """
 
-import os
 import sys
 
 from absl import flags
@@ -14,9 +13,6 @@ from kaiyuan_jax.flags import checked, define_config, run
 
 CONFIG = define_config()
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and its plan, and exit.")
-CACHE = flags.DEFINE_string(
-    "compilation_cache", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""), "Folder of compiled programs that runs of one shape share."
-)
 
 
 def main(argv):
@@ -29,13 +25,9 @@ def main(argv):
         print(config.to_json(experiment))
         print(page)
         return
-    import jax
 
     from kaiyuan_jax.training import failure, loop
 
-    if CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE.value))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     for line in plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))):
         print(f"warning: {line}", file=sys.stderr)
     try:

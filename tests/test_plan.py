@@ -200,6 +200,9 @@ def test_an_averaging_window_longer_than_the_run_is_a_problem_with_its_cure():
     assert planning.problems(tree, plan) == []
     tree.checkpoint.every, tree.averaging.last = 100, 4
     assert planning.problems(tree, plan) == []
+    tree.averaging.last = 1
+    assert "average: ema of the last 1, after steps 375" in planning.describe(tree)
+    tree.averaging.last = 4
     assert planning.window(tree, plan.steps) == [100, 200, 300, 375]
 
 

@@ -40,13 +40,22 @@ class DocumentSums:
     bytes: np.ndarray  # int64, of those
 
 
-def open_stores(experiment: config.Experiment) -> dict[str, Store]:
-    """The held-out stores of all sources that name one. Raises StoreError for a bad store, a larger vocabulary, or two tokenizers."""
-    stores, fingerprint = {}, None
+def open_stores(experiment: config.Experiment, fingerprint: str | None = None) -> dict[str, Store]:
+    """The held-out stores of all sources that name one; `fingerprint` is that of the tokenizer the model was trained with.
+
+    Raises StoreError for a bad store, a larger vocabulary or another tokenizer, ConfigError for a store shorter than one sequence.
+    """
+    stores, length = {}, experiment.data.sequence_length
     for source in experiment.data.sources:
         if source.heldout:
-            stores[source.name] = open_store(source.heldout, vocabulary=experiment.model.vocabulary, fingerprint=fingerprint)
-            fingerprint = stores[source.name].fingerprint
+            store = open_store(source.heldout, vocabulary=experiment.model.vocabulary, fingerprint=fingerprint)
+            fingerprint = store.fingerprint
+            if not store.sequences(length):
+                raise config.ConfigError(
+                    f"config.data.sources {source.name!r}.heldout: {source.heldout} holds {store.tokens} tokens, fewer than one sequence "
+                    f"of {length} and its target; prepare the source with a larger --heldout, or leave heldout empty"
+                )
+            stores[source.name] = store
     return stores
 
 
@@ -112,10 +121,6 @@ def losses_by_document(compute, params, store: Store, experiment: config.Experim
     """Reads `evaluation.rows` sequences of a held-out store and returns what the model loses on each document."""
     length = experiment.data.sequence_length
     sequences = spread(store.sequences(length), experiment.evaluation.rows)
-    if not len(sequences):
-        raise config.ConfigError(
-            f"{store.folder}: holds {store.tokens} tokens, fewer than one sequence of {length} and its target; prepare more"
-        )
     rows_RL1 = store.read_rows(sequences, length)
     settings = dict(batch_size=experiment.evaluation.batch_size, eod=store.eod, mask_documents=experiment.data.mask_documents)
     return document_sums(store, sequences, rows_RL1[:, 1:], row_losses(compute, params, rows_RL1, **settings), byte_lengths_V)

@@ -42,6 +42,7 @@ class Run:
     heldout: list[dict]  # lines with held-out losses
     models: tuple[Model, ...]  # the final checkpoint first
     averages: dict[str, list[int]]  # name -> steps averaged, ascending
+    settings: dict[str, tuple[str, int]]  # name of an average -> its kind and how many checkpoints
     recipe: str = ""  # label, set by `load`
 
     @property
@@ -67,19 +68,15 @@ class Run:
     def chosen(self) -> Model | None:
         """What this recipe would ship: its average where the config asks for one and it was evaluated, else the final checkpoint."""
         averaged = [model for model in self.models if model.kind != FINAL]
-        wanted = self.experiment.averaging.kind
-        matching = [model for model in averaged if model.kind.startswith(wanted)] or averaged
-        return matching[0] if wanted != "none" and matching else self.model(FINAL)
+        wanted = self.experiment.averaging
+        same = [model for model in averaged if self.settings.get(model.kind) == (wanted.kind, wanted.last)]
+        matching = same or averaged
+        return matching[0] if wanted.kind != "none" and matching else self.model(FINAL)
 
     @property
     def end_rate(self) -> float:
-        """Learning rate at the end of the run."""
-        schedule = self.experiment.schedule
-        if schedule.kind == "constant":
-            return schedule.peak
-        if schedule.kind in ("cosine", "wsd", "wsd_s", "wsdc"):
-            return schedule.end
-        return self.training[-1]["learning_rate"] if self.training else schedule.end
+        """Learning rate of the last update that was logged."""
+        return self.training[-1]["learning_rate"] if self.training else self.experiment.schedule.end
 
 
 def load(folders) -> list[Run]:
@@ -111,6 +108,7 @@ def _load_run(folder: Path) -> Run:
         heldout=[line for line in lines if any(key.startswith("heldout/") for key in line)],
         models=_models(folder, facts),
         averages={name: sorted(fact["steps"]) for name, fact in facts.items()},
+        settings={name: (fact["averaging"]["kind"], fact["averaging"]["last"]) for name, fact in facts.items() if "averaging" in fact},
     )
 
 
@@ -204,10 +202,15 @@ def number(value: float) -> str:
 
 def _recipe(experiment: config.Experiment) -> dict:
     tree = dataclasses.asdict(experiment)
-    for name in ("name", "output", "seed", "logging", "evaluation", "mesh"):
+    for name in ("name", "output", "seed", "logging", "evaluation", "mesh", "checkpoint"):
         del tree[name]
-    for name in ("seed", "prefetch"):
-        del tree["data"][name]
+    for part, name in (
+        ("data", "seed"), ("data", "prefetch"), ("data", "verify_tokens"),
+        ("model", "remat"), ("model", "remat_names"), ("optimizer", "accumulation"),
+    ):  # fmt: skip
+        del tree[part][name]
+    for source in tree["data"]["sources"]:
+        del source["heldout"], source["planned_tokens"]
     return tree
 
 

@@ -103,6 +103,7 @@ def _losses(runs, prefix: str, lines: list[list[dict]], smoothing: float) -> byt
     keys = [f"{prefix}/{name}" for name in sources(runs)]
     keys = [key for key in keys if any(key in line for table in lines for line in table)]
     keys += [f"{prefix}/mean"] if any(f"{prefix}/mean" in line for table in lines for line in table) else []
+    keys = [key for key in keys if any(np.isfinite(column(table, key)).any() for table in lines)]
     if not keys:
         return None
     colours, seen = style.colours(recipes(runs), style.RECIPE_COLOURS), set()

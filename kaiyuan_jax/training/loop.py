@@ -4,7 +4,7 @@ A step is dispatched before the metrics of the one before are read, so the devic
 evaluation is due the loop first reads everything up to that step, writes its lines, evaluates, and saves last: a checkpoint therefore
 implies all the lines before it.
 
-    run folder: config.json  metrics.jsonl  tensorboard/  checkpoints/<step>/
+    run folder: config.json  plan.txt  tokenizer.json  metrics.jsonl  tensorboard/  checkpoints/<step>/
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     _check(experiment, stores, mesh)
     schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
-    evaluate = _evaluator(experiment)
+    evaluate = _evaluator(experiment, stores[0].fingerprint)
     abstract = state.abstract(experiment, optimizer, mesh)
     data_order = resume.order_of(plan, stores)
     keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
@@ -63,6 +63,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
         folder = stack.enter_context(resume.session(experiment))
         stop = stack.enter_context(_stop_signals())
         resume.write_text(folder / "plan.txt", page)
+        resume.write_text(folder / "tokenizer.json", Path(stores[0].folder, "tokenizer.json").read_text(encoding="utf-8"))
         checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(folder / "checkpoints", keep)))
         begin, progress = (checkpoints.steps() or [0])[-1], {}
         if begin:
@@ -198,8 +199,8 @@ def _check(experiment: Experiment, stores, mesh) -> None:
         )
 
 
-def _evaluator(experiment: Experiment):
-    stores = heldout.open_stores(experiment)
+def _evaluator(experiment: Experiment, fingerprint: str):
+    stores = heldout.open_stores(experiment, fingerprint)
     return heldout.make_evaluator(experiment, stores) if stores else None
 
 

@@ -109,7 +109,7 @@ class Log:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, max_queue=50)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, max_queue=50)
 
     def write(self, step: int, values: dict) -> None:
         """One line; numbers also go to TensorBoard."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, config_check
 from kaiyuan_jax.models import decoder, layers
 from kaiyuan_jax.models.loss import token_losses
 

@@ -1,14 +1,17 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from kaiyuan_jax import config
-from kaiyuan_jax.config import ConfigError
+from kaiyuan_jax.config import ConfigError, UserError
 from kaiyuan_jax.data import loader, order, recipe
+from kaiyuan_jax.data.store import open_store, write_store
 from kaiyuan_jax.training import checkpoint, failure, loop, metrics, resume
 
 
@@ -157,6 +160,27 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny):
 def test_a_vocabulary_below_the_stores_is_refused(tiny):
     with pytest.raises(ConfigError, match="vocabulary"):
         train(tiny(model__vocabulary=32))
+
+
+def test_a_held_out_store_of_another_tokenizer_is_refused(tiny, tmp_path):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"w0": 0, "other": 1}, unk_token="w0"))
+    documents = [("d", 0.5, 3, np.ones(40, np.int32))]
+    write_store(tmp_path / "heldout", documents=documents, tokenizer_json=tokenizer.to_str(), vocabulary=2, eod=0)
+    experiment = tiny()
+    experiment.data.sources[0].heldout = str(tmp_path / "heldout")
+    with pytest.raises(UserError, match="heldout: made with another tokenizer"):
+        train(experiment)
+
+
+def test_a_held_out_store_shorter_than_a_sequence_is_refused(tiny, tmp_path):
+    experiment = tiny()
+    trained = open_store(experiment.data.sources[0].path)
+    tokenizer = (Path(trained.folder) / "tokenizer.json").read_text()
+    documents = [("d", 0.5, 3, np.ones(4, np.int32))]
+    write_store(tmp_path / "heldout", documents=documents, tokenizer_json=tokenizer, vocabulary=trained.vocabulary, eod=0)
+    experiment.data.sources[0].heldout = str(tmp_path / "heldout")
+    with pytest.raises(ConfigError, match="holds 5 tokens, fewer than one sequence of 16"):
+        train(experiment)
 
 
 def test_eight_devices_train_as_one_to_rounding(tiny, tmp_path, lines):

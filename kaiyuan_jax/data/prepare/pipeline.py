@@ -87,6 +87,8 @@ def prepare(inputs: list[str], output: str, settings: Settings, *, force: bool =
     check(settings)
     found, skipped = read.find(inputs)
     folder = Path(output)
+    if folder.is_file():
+        raise PrepareError(f"--output={output}: is a file; name a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / "train" / "manifest.json").is_file():
         raise PrepareError(f"--output={output}: exists and was not made by this script; choose another folder or remove it")
     tokenizer, tokenizer_json = tokenizers.load(settings.tokenizer) if settings.tokenizer else (None, "")

@@ -142,6 +142,8 @@ def _text(input: Input, fields: Fields):
 def _follow(row, field: str, input: Input, number: int, flag: str):
     value = row
     for part in field.split("."):
+        if isinstance(value, dict) and part not in value and flag != "--text_field":
+            return None  # a row without its score or id: what a missing score means is for the caller to say
         if not isinstance(value, dict) or part not in value:
             here = ", ".join(sorted(value)) if isinstance(value, dict) else f"{type(value).__name__} {str(value)[:30]!r}"
             raise ReadError(f"{input.path}, row {number}: no field {field!r}; found {here}; set {flag}")
@@ -202,9 +204,10 @@ def _dataset(item: str):
         import datasets
     except ImportError:
         raise ReadError(f"--input={item}: needs the package `datasets`; install it with pip install 'kaiyuan_jax[engine]'") from None
-    name, _, split = item.removeprefix("hf:").partition(":")
+    name, *rest = item.removeprefix("hf:").split(":")
+    subset, split = (rest[0] if len(rest) > 1 else None), (rest[-1] if rest else "train")
     try:
-        return datasets.load_dataset(name, split=split or "train")
+        return datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # the package raises a dozen kinds, from network errors to unknown splits
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ReadError(f"--input={item}: {reason[0]}; check the name, the split and the network") from None

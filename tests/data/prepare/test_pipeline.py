@@ -123,9 +123,9 @@ def test_a_second_run_reuses_and_any_change_prepares_again(tmp_path):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_documents_without_a_finite_score_are_refused_or_dropped(tmp_path, value):
-    path = write(tmp_path / "a.jsonl", [*ROWS, {"id": "bad", "text": "x", "q": value}])
+@pytest.mark.parametrize("score", [{"q": None}, {"q": float("nan")}, {"q": float("inf")}, {}])
+def test_documents_without_a_finite_score_are_refused_or_dropped(tmp_path, score):
+    path = write(tmp_path / "a.jsonl", [*ROWS, {"id": "bad", "text": "x", **score}])
     with pytest.raises(PrepareError, match="document bad has no finite q.*--missing_quality=drop"):
         prepare([path], str(tmp_path / "out"), SETTINGS)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl"]
