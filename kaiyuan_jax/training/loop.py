@@ -48,22 +48,24 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     stores or what the run folder holds, and failure.NonFiniteError when loss, gradient or weights stop being finite.
     """
     stores = loader.open_stores(experiment.data)
-    loader.verify(experiment.data, stores)
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
     mesh = meshes.make_mesh(experiment.mesh, devices)
     _check(experiment, stores, mesh)
     schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
+    loader.verify(experiment.data, stores)  # the slow check last
     evaluate = _evaluator(experiment, stores[0].fingerprint)
     abstract = state.abstract(experiment, optimizer, mesh)
     data_order = resume.order_of(plan, stores)
     keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
 
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(resume.session(experiment))
+        main = jax.process_index() == 0
+        folder = stack.enter_context(resume.session(experiment, writes=main))
         stop = stack.enter_context(_stop_signals())
-        resume.write_text(folder / "plan.txt", page)
-        resume.write_text(folder / "tokenizer.json", Path(stores[0].folder, "tokenizer.json").read_text(encoding="utf-8"))
+        if main:
+            resume.write_text(folder / "plan.txt", page)
+            resume.write_text(folder / "tokenizer.json", Path(stores[0].folder, "tokenizer.json").read_text(encoding="utf-8"))
         checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(folder / "checkpoints", keep)))
         begin, progress = (checkpoints.steps() or [0])[-1], {}
         if begin:

@@ -32,15 +32,18 @@ _MOST = 12  # differences shown
 
 
 @contextlib.contextmanager
-def session(experiment: Experiment) -> Iterator[Path]:
+def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     """The run folder, made if need be, held for this process, with the experiment in its config.json.
 
-    Raises ConfigError when another process trains in it, and, one line a field, when it holds a run that differs in what decides its
-    numbers.
+    Where several processes train together one of them `writes`. Raises ConfigError when another session has the folder, and, one line a
+    field, when it holds a run that differs in what decides its numbers.
     """
     folder = Path(experiment.folder)
     _check_config(folder, experiment)
     folder.mkdir(parents=True, exist_ok=True)
+    if not writes:
+        yield folder
+        return
     with open(folder / ".lock", "w") as lock:  # let go by the system however the process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,7 +53,7 @@ def test_lines_say_what_the_order_gave(tiny, lines):
     assert line["loss"] == pytest.approx(line["loss/code"] * line["mixture/code"] + line["loss/prose"] * line["mixture/prose"])
 
 
-@pytest.mark.parametrize("stop", [20, 60, 80])
+@pytest.mark.parametrize("stop", [20, 80])
 def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop, lines, parameters):
     whole = tiny(evaluation__every=30, averaging__online_decay=0.9, checkpoint__keep=10)
     train(whole)
@@ -88,8 +88,8 @@ def test_another_experiment_is_refused_with_the_fields_that_differ(tiny):
 def test_logging_evaluation_checkpoints_and_mesh_may_change_between_sessions(tiny):
     train(tiny())
     shutil.rmtree(f"{tiny().folder}/checkpoints/100")
-    changed = tiny(logging__every=3, evaluation__every=10, checkpoint__every=7, checkpoint__keep=5, mesh__data=4, optimizer__accumulation=2)
-    changed.averaging.kind = "sma"
+    changed = tiny(logging__every=3, evaluation__every=10, checkpoint__every=7, checkpoint__keep=5, averaging__kind="sma", averaging__last=5)
+    changed.mesh, changed.optimizer.accumulation = config.Mesh(data=2, fsdp=2, tensor=2), 2
     assert train(changed).finished
     assert config.from_json(open(f"{changed.folder}/config.json").read()) == changed
 
@@ -184,7 +184,7 @@ def test_a_held_out_store_shorter_than_a_sequence_is_refused(tiny, tmp_path):
 
 
 def test_eight_devices_train_as_one_to_rounding(tiny, tmp_path, lines):
-    one, eight = tiny(), tiny(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, output=str(tmp_path / "eight"))
+    one, eight = tiny(), tiny(output=str(tmp_path / "eight"), optimizer__accumulation=2, mesh=config.Mesh(data=2, fsdp=2, tensor=2))
     train(one)
     train(eight)
     for a, b in zip(lines(one)[:5], lines(eight)[:5], strict=True):
