@@ -44,8 +44,9 @@ def main(argv):
     runs = {folder(variant, seed): overrides(variant, seed) for variant, seed in RUNS}
     script("plan", *overrides("ascending_moderate", 0))
     together([command("train", *options) for options in runs.values()], list(runs), "train")
-    together([command("average_checkpoints", f"--run={path}", *AVERAGE) for path in runs], list(runs), "average")
-    together([command("evaluate", f"--model={path},{path}/averages/average") for path in runs], list(runs), "evaluate")
+    new = [path for path in runs if not (path / "evaluation" / "average.json").exists()]
+    together([command("average_checkpoints", f"--run={path}", *AVERAGE) for path in new], new, "average")
+    together([command("evaluate", f"--model={path},{path}/averages/average") for path in new], new, "evaluate")
     report = pathlib.Path(OUTPUT.value, "quickstart_report")
     script("report", f"--runs={','.join(map(str, runs))}", f"--output={report}", "--title=Quickstart", "--baseline=quickstart_uniform_wsd")
     print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Open {report / 'report.html'}")
@@ -79,7 +80,7 @@ def script(name: str, *options: str) -> None:
 
 
 def together(commands: list[list[str]], folders: list[pathlib.Path], job: str) -> None:
-    """Runs independent commands, JOBS at a time, each with its own share of the cores and its own log beside the run."""
+    """Runs independent commands (none is fine), JOBS at a time, each with its own share of the cores and its own log beside the run."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     slots = [cores[i :: JOBS.value] for i in range(JOBS.value)] if len(cores) >= JOBS.value else [None] * JOBS.value
     print()
