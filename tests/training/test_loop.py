@@ -88,7 +88,8 @@ def test_another_experiment_is_refused_with_the_fields_that_differ(tiny):
 def test_logging_evaluation_checkpoints_and_mesh_may_change_between_sessions(tiny):
     train(tiny())
     shutil.rmtree(f"{tiny().folder}/checkpoints/100")
-    changed = tiny(logging__every=3, evaluation__every=10, checkpoint__every=7, checkpoint__keep=5, averaging__kind="sma", averaging__last=5)
+    changed = tiny(logging__every=3, evaluation__every=10, checkpoint__every=7, checkpoint__keep=5, averaging__kind="sma")
+    changed.averaging.last = 5
     changed.mesh, changed.optimizer.accumulation = config.Mesh(data=2, fsdp=2, tensor=2), 2
     assert train(changed).finished
     assert config.from_json(open(f"{changed.folder}/config.json").read()) == changed
