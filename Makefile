@@ -19,7 +19,7 @@ quickstart: setup
 	$(BIN)/python launch/quickstart.py
 
 test: setup
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -108,7 +108,7 @@ def _load_run(folder: Path) -> Run:
         heldout=[line for line in lines if any(key.startswith("heldout/") for key in line)],
         models=_models(folder, facts),
         averages={name: sorted(fact["steps"]) for name, fact in facts.items()},
-        settings={name: (fact["averaging"]["kind"], fact["averaging"]["last"]) for name, fact in facts.items() if "averaging" in fact},
+        settings={name: (fact["averaging"]["kind"], len(fact["steps"])) for name, fact in facts.items() if "averaging" in fact},
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -91,6 +92,8 @@ def test_an_experiment_without_held_out_stores_is_refused(measured):
 
 def test_a_store_shorter_than_one_sequence_is_refused(measured, make_store, tmp_path):
     made, model, _ = measured
-    store = make_store(tmp_path / "short", 0, texts=["the cat"])
+    make_store(tmp_path / "short", 0, texts=["the cat"])
+    source = config.Source(name="short", heldout=f"{tmp_path}/short")
+    short = dataclasses.replace(made, data=config.Data(sources=[source], sequence_length=32))
     with pytest.raises(config.ConfigError, match="fewer than one sequence of 32"):
-        suite.evaluate(*model, made, name="x", step=0, stores={"short": store})
+        suite.evaluate(*model, short, name="x", step=0)

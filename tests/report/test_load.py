@@ -39,7 +39,7 @@ def test_the_averaged_steps_and_the_chosen_model_are_found(quickstart):
     assert runs["ascending_moderate"].averages == {"average": [250, 260, 270, 280, 290, 300]}
     assert runs["ascending_moderate"].chosen.label == "EMA of 6 checkpoints"
     assert runs["uniform_wsd"].chosen.label == "final checkpoint"  # its config asks for no average
-    assert (runs["uniform_wsd"].end_rate, runs["ascending_moderate"].end_rate) == (1e-5, 1e-3)
+    assert (runs["uniform_wsd"].end_rate, runs["ascending_moderate"].end_rate) == pytest.approx((1e-5, 1e-3))
     assert runs["uniform_wsd"].tokens == 300 * 16 * 128
 
 

@@ -76,7 +76,7 @@ def test_missing_text_is_left_out(tmp_path):
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', Fields(), ["a.jsonl, line 2", "not JSON"]),
         ("a.jsonl", b'{"body": "x"}\n', Fields(), ["row 1", "'text'", "found body", "--text_field"]),
-        ("a.jsonl", b'{"text": "x", "m": {"a": 1}}\n', Fields(quality="m.b"), ["'m.b'", "found a", "--quality_field"]),
+        ("a.jsonl", b'{"text": "x", "m": 3}\n', Fields(quality="m.b"), ["'m.b'", "found int '3'", "--quality_field"]),
         ("a.jsonl", b'{"text": "x", "q": "good"}\n', Fields(quality="q"), ["row 1", "'good'", "not a number"]),
         ("a.jsonl", b'{"text": 3}\n', Fields(), ["row 1", "int", "must be text"]),
         ("a.jsonl.gz", b"not gzip", Fields(), ["a.jsonl.gz", "cannot be read"]),
