@@ -31,7 +31,7 @@ def describe(experiment: Experiment) -> str:
     """The page of an experiment. Raises `ConfigError` with everything that keeps it from running, one line each."""
     tokens, scored = recipe.facts_of(experiment.data)
     plan = recipe.resolve(experiment.data, tokens, scored)
-    if found := problems(experiment, plan):
+    if found := problems(experiment, plan) + _store_problems(experiment):
         raise ConfigError("\n".join(found))
     return page(experiment, plan, tokens, scored)
 
@@ -111,6 +111,27 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
             f"{most} checkpoint{'s' * (most > 1)}, so the window reaches before the first; lower last, or every to at most "
             f"{max(1, (plan.steps - 1) // max(1, averaging.last - 1))}"
         )
+    return found
+
+
+def _store_problems(experiment: Experiment) -> list[str]:
+    """What keeps a model from training on the stores of this machine; a source whose store is elsewhere has none."""
+    from kaiyuan_jax.data.store import read_manifest  # here, because a plan of absent stores needs none of what it imports
+
+    found, first = [], ""
+    for source in experiment.data.sources:
+        if not source.path or not pathlib.Path(source.path).exists():
+            continue
+        manifest = read_manifest(source.path)
+        first = first or manifest.fingerprint
+        if manifest.fingerprint != first:
+            found.append(f"config.data.sources {source.name!r}: {source.path} was made with another tokenizer than the first source's")
+        if manifest.vocabulary > experiment.model.vocabulary:
+            found.append(
+                f"config.model.vocabulary: found {experiment.model.vocabulary}, the tokenizer of {source.path} needs {manifest.vocabulary}"
+            )
+        if source.heldout and read_manifest(source.heldout).fingerprint != manifest.fingerprint:
+            found.append(f"config.data.sources {source.name!r}: {source.heldout} was made with another tokenizer than {source.path}")
     return found
 
 

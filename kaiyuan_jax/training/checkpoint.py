@@ -142,7 +142,7 @@ def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: di
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent)
+    _remove_leftovers(folder.parent, f"{folder.name}.")
     if folder.exists():
         _delete(folder)
     tree, cpu = {}, jax.devices("cpu")[0]
@@ -199,8 +199,11 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(folder: Path, prefix: str = "") -> None:
+    """Deletes what a killed process left half written or half deleted; with a prefix only what begins so, since others may be writing."""
     for path in folder.iterdir():
+        if not path.name.startswith(prefix):
+            continue
         unfinished = path.name.isdigit() and not (path / _COMPLETE).exists()
         if unfinished or path.name.endswith(_DELETING) or ".orbax-checkpoint-tmp" in path.name:
             shutil.rmtree(path)

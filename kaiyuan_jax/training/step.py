@@ -61,7 +61,7 @@ def build(experiment: Experiment, graphdef, optimizer: optax.GradientTransformat
     `batch` is a dict of int32 arrays [B, L] sharded by rows: inputs_BL, targets_BL, segments_BL, positions_BL. Metrics are replicated:
     loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping) and finite (bool).
     """
-    differentiate = gradients(experiment, graphdef, rules.constrain(mesh), mesh.size)
+    differentiate = gradients(experiment, graphdef, rules.constrain(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
     decay = experiment.averaging.online_decay
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
