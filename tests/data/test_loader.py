@@ -177,3 +177,19 @@ def test_every_store_that_does_not_open_is_named(data, tmp_path):
     gone, other = str(error.value).splitlines()
     assert gone.startswith("config.data.sources 'gone': ") and "no such folder" in gone
     assert other.startswith("config.data.sources 'other': ") and "another tokenizer" in other
+
+
+def test_a_store_whose_tokens_changed_on_disk_is_refused_unless_it_is_too_large_to_read(tmp_path):
+    build(tmp_path / "web", 40, 0)
+    data = c.Data(sources=[c.Source(name="web", path=str(tmp_path / "web"))])
+    stores = loader.open_stores(data)
+    loader.verify(data, stores)
+    (shard,) = (path for path in (tmp_path / "web" / "tokens").rglob("0") if path.is_file())
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1  # one bit of one token; the size stays, so opening does not see it
+    shard.write_bytes(content)
+    stores = loader.open_stores(data)
+    with pytest.raises(ConfigError, match="config.data.sources 'web': .*checksum"):
+        loader.verify(data, stores)
+    data.verify_tokens = stores[0].tokens - 1
+    loader.verify(data, stores)
