@@ -27,8 +27,8 @@ lint: setup
 # Solves requirements.txt anew and writes down what came out.
 lock:
 	"$(PYTHON)" -m venv build/lock
-	build/lock/bin/python -m pip install --quiet -r requirements.txt 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.130' 'ruff>=0.12' 'setuptools>=77'
-	build/lock/bin/python -m pip freeze --all --exclude pip > requirements.lock
+	build/lock/bin/python -m pip install --quiet '.[engine,ray,tests]' 'ruff>=0.12' 'setuptools>=77'
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude kaiyuan_jax > requirements.lock
 	rm -rf build/lock
 
 clean:
