@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from kaiyuan_jax import config, flags
 from kaiyuan_jax.data import blocks, loader, mapped, recipe
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 
 TOKENS = absl_flags.DEFINE_integer("tokens", 100_000_000, "Tokens of the synthetic source.", lower_bound=1_000_000)
 REPEATS = absl_flags.DEFINE_integer("repeats", 3, "Interleaved repeats of each measurement.", lower_bound=1)

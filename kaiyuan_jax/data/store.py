@@ -1,15 +1,17 @@
 """A store: one source of text, tokenised once, in ascending quality.
 
-    tokens/           flat zarr3 array (tensorstore), uint16 if the vocabulary fits, else uint32; every document ends with one
-                      end-of-document token
-    documents.arrow   one Arrow record batch, memory-mapped: offset, length (tokens, with the end-of-document token), quality, bytes
-                      (of UTF-8 text), id; ascending by quality, equal quality by a seeded hash
-    tokenizer.json    what made the tokens and reads them back
-    manifest.json     written last: counts, checksums, inputs; a folder without it is not a store
+    tokens/             flat zarr3 array (tensorstore), uint16 if the vocabulary fits, else uint32; every document ends with one
+                        end-of-document token
+    documents.parquet   one row a document: offset, length (tokens, with the end-of-document token), quality, bytes (of UTF-8 text),
+                        copies (documents of its duplicate cluster, itself included), id; perhaps `score.NAME` and metadata;
+                        ascending by quality, equal quality by a seeded hash
+    tokenizer.json      what made the tokens and reads them back
+    manifest.json       written last: counts, checksums; a folder without it is not a store
 
 Sequence j of length L is tokens [jL, (j+1)L], L + 1 of them, so that every token but the first is a target exactly once and a store
 of T tokens has (T - 1) // L sequences. Rank in quality is token mass: token t lies at quantile t / T, whatever the documents' lengths.
-The folder is built under a temporary name and renamed, and holds no dates or paths: the same input gives the same bytes.
+A store holds no dates and no paths, and not even the names of the files that its text came from: the same documents give the same
+bytes however they were cut into files. (What was read is in the report beside the store.) `store_write.py` writes stores.
 """
 
 import dataclasses
@@ -17,24 +19,24 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorstore as ts
 
-import kaiyuan_jax
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data import blocks, mapped
 
-SCHEMA = 1
+SCHEMA = 2
 SHARD = 1 << 24  # tokens in one file
 SORT_KEY = "quality ascending, then keyed hash of the text"
 COLUMNS = pa.schema(
-    [("offset", pa.int64()), ("length", pa.int64()), ("quality", pa.float64()), ("bytes", pa.int64()), ("id", pa.large_string())]
-)
+    [("offset", pa.int64()), ("length", pa.int64()), ("quality", pa.float64()), ("bytes", pa.int64()), ("copies", pa.int64()),
+     ("id", pa.large_string())]
+)  # fmt: skip
+ROW_GROUP = 16_384  # documents
 
 
 class StoreError(UserError):
@@ -57,28 +59,63 @@ class Manifest:
     sort_key: str
     seed: int
     fingerprint: str  # sha256 of tokenizer.json
-    tokens_sha256: str  # of the token values, little-endian
-    documents_sha256: str  # of documents.arrow
-    inputs: dict[str, str]  # input file -> sha256
+    tokens_sha256: str  # of the sha256 of every shard's values, little-endian
+    documents_sha256: str  # of documents.parquet
     files: dict[str, int]
-    facts: dict  # free: settings fingerprint, counts of the preparation
+    facts: dict  # free: settings and counts of the preparation
 
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """The document table as views on the mapped file; n documents in ascending quality."""
+    """The document table, n documents in ascending quality; a column is read when it is first asked for."""
 
-    offset: np.ndarray  # int64 [n], first token
-    length: np.ndarray  # int64 [n], tokens including the end-of-document token
-    quality: np.ndarray  # float64 [n]
-    bytes: np.ndarray  # int64 [n], UTF-8 bytes of the text
-    _ids: pa.Array
+    path: str
+    count: int
 
     def __len__(self) -> int:
-        return len(self.offset)
+        return self.count
+
+    @functools.cached_property
+    def offset(self) -> np.ndarray:
+        """int64 [n], first token."""
+        return self.column("offset").to_numpy()
+
+    @functools.cached_property
+    def length(self) -> np.ndarray:
+        """int64 [n], tokens including the end-of-document token."""
+        return self.column("length").to_numpy()
+
+    @functools.cached_property
+    def quality(self) -> np.ndarray:
+        """float64 [n]."""
+        return self.column("quality").to_numpy()
+
+    @functools.cached_property
+    def bytes(self) -> np.ndarray:
+        """int64 [n], UTF-8 bytes of the text."""
+        return self.column("bytes").to_numpy()
+
+    @functools.cached_property
+    def copies(self) -> np.ndarray:
+        """int64 [n], documents of the cluster of duplicates that this one stands for, itself included."""
+        return self.column("copies").to_numpy()
+
+    def column(self, name: str) -> pa.Array:
+        """A column by name, such as `score.fluency`; KeyError with the names there are."""
+        names = pq.read_schema(self.path).names
+        if name not in names:
+            raise KeyError(f"{self.path}: no column {name!r}; found {', '.join(names)}")
+        return pq.read_table(self.path, columns=[name], memory_map=True)[name].combine_chunks()
 
     def id(self, document: int) -> str:
-        return self._ids[int(document)].as_py()
+        """The id of one document; reads the row group that holds it."""
+        group, row = divmod(int(document), ROW_GROUP)
+        return self._ids(group)[row].as_py()
+
+    @functools.cached_property
+    def _ids(self):
+        file = pq.ParquetFile(self.path, memory_map=True)
+        return functools.lru_cache(maxsize=64)(lambda group: file.read_row_group(group, columns=["id"])["id"].combine_chunks())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +165,7 @@ class Store:
 
     @functools.cached_property
     def documents(self) -> Documents:
-        return _read_documents(Path(self.folder))
+        return Documents(f"{self.folder}/documents.parquet", self.manifest.documents)
 
     def sequences(self, length: int) -> int:
         """Number of sequences of `length` tokens."""
@@ -175,26 +212,19 @@ def tie_break(text_hash: bytes, seed: int) -> bytes:
     return hashlib.blake2b(text_hash, digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+def shard_digest(values: np.ndarray) -> bytes:
+    """32 bytes that name the tokens of one shard."""
+    return hashlib.sha256(values.astype(values.dtype.newbyteorder("<"), copy=False)).digest()
 
 
-def _read_documents(folder: Path) -> Documents:
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow")))
-        if reader.schema != COLUMNS or reader.num_record_batches != 1:
-            raise StoreError(f"{folder}: documents.arrow has columns or batches of another version; prepare the source again")
-        batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{folder}: documents.arrow cannot be read ({error}); prepare the source again") from None
-    columns = [batch.column(name).to_numpy(zero_copy_only=True) for name in ("offset", "length", "quality", "bytes")]
-    return Documents(*columns, batch.column("id"))
+def token_type(vocabulary: int) -> np.dtype:
+    """uint16 if the vocabulary fits, else uint32."""
+    return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -227,6 +257,8 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
     manifest = read_manifest(folder)
     for name, size in manifest.files.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise StoreError(f"{folder}: manifest.json names the file {name!r}, outside the store; do not use this store")
         if not path.is_file():
             raise StoreError(f"{folder}: {name} is missing; copy the store again or prepare it again")
         if path.stat().st_size != size:
@@ -234,7 +266,7 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
                 f"{folder}: {name} has {path.stat().st_size:,} bytes where the manifest says {size:,} (truncated?); "
                 "copy the store again or prepare it again"
             )
-    recorded = _file_sha256(folder / "tokenizer.json")
+    recorded = file_sha256(folder / "tokenizer.json")
     if recorded != manifest.fingerprint:
         raise StoreError(f"{folder}: tokenizer.json is not the tokenizer that made the tokens (sha256 {recorded[:12]}, manifest "
                          f"{manifest.fingerprint[:12]}); put the original back or prepare the source again")  # fmt: skip
@@ -254,8 +286,16 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
 
 def _check_documents(store: Store) -> None:
     folder, table, again = store.folder, store.documents, "prepare the source again"
-    if len(table) != store.manifest.documents:
-        raise StoreError(f"{folder}: documents.arrow has {len(table):,} documents, the manifest {store.manifest.documents:,}; {again}")
+    try:
+        found = pq.read_metadata(table.path)
+        columns = {field.name: field.type for field in found.schema.to_arrow_schema()}
+        if any(columns.get(field.name) != field.type for field in COLUMNS):
+            raise StoreError(f"{folder}: documents.parquet lacks columns of this version; {again}")
+        if found.num_rows != len(table):
+            raise StoreError(f"{folder}: documents.parquet has {found.num_rows:,} documents, the manifest {len(table):,}; {again}")
+        _ = table.offset, table.length, table.quality
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{folder}: documents.parquet cannot be read ({str(error).splitlines()[0][:200]}); {again}") from None
     if not np.isfinite(table.quality).all():
         at = int(np.flatnonzero(~np.isfinite(table.quality))[0])
         raise StoreError(f"{folder}: document {at} ({table.id(at)}) has quality {table.quality[at]}, must be finite; {again}")
@@ -276,9 +316,9 @@ def verify_store(store: Store) -> None:
     Raises `StoreError`. Reads about 300M tokens/s.
     """
     folder, manifest = Path(store.folder), store.manifest
-    found = _file_sha256(folder / "documents.arrow")
+    found = file_sha256(folder / "documents.parquet")
     if found != manifest.documents_sha256:
-        raise StoreError(f"{folder}: documents.arrow has checksum {found[:12]}, the manifest {manifest.documents_sha256[:12]}; "
+        raise StoreError(f"{folder}: documents.parquet has checksum {found[:12]}, the manifest {manifest.documents_sha256[:12]}; "
                          "copy the store again or prepare it again")  # fmt: skip
     digest, ends, last = hashlib.sha256(), 0, store.documents.offset + store.documents.length - 1
     for start in range(0, store.tokens, SHARD):
@@ -292,7 +332,7 @@ def verify_store(store: Store) -> None:
             at = start + int(values.argmax())
             raise StoreError(f"{folder}: token {at:,} is {values.max()}, outside the vocabulary of {manifest.vocabulary:,}; "
                              "prepare the source again")  # fmt: skip
-        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(shard_digest(values))
         ends += int((values == manifest.eod).sum())
         inside = last[(start <= last) & (last < stop)]
         if not (values[inside - start] == manifest.eod).all():
@@ -304,119 +344,3 @@ def verify_store(store: Store) -> None:
     if ends != manifest.documents:
         raise StoreError(f"{folder}: end-of-document tokens ({manifest.eod}) are not exactly at the ends of the "
                          f"{manifest.documents:,} documents; prepare the source again")  # fmt: skip
-
-
-def write_store(
-    folder: str | os.PathLike,
-    *,
-    documents: Iterable[tuple[str, float, int, np.ndarray]],
-    tokenizer_json: str,
-    vocabulary: int,
-    eod: int,
-    scored: bool = True,
-    seed: int = 0,
-    inputs: dict[str, str] | None = None,
-    facts: dict | None = None,
-    compression: int = 0,
-) -> Store:
-    """Writes a store and opens it. `documents` yields (id, quality, bytes of text, token ids without the end), in final order.
-
-    Args: compression: zstd level; 0 stores raw tokens, which are read by mapping the files. Level 1 takes a third off the disk and
-    about ten times longer to read in scattered order.
-    Raises `StoreError` if the documents do not ascend, hold a token outside the vocabulary or a quality that is not finite, or if there
-    are none; nothing is left behind. An existing store of the same name is replaced at the end.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder / "manifest.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder}: exists and is not a store; choose another folder or remove it")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        table, digest = _write_tokens(partial, documents, vocabulary, eod, compression)
-        with pa.OSFile(str(partial / "documents.arrow"), "wb") as sink, pa.ipc.new_file(sink, COLUMNS) as writer:
-            writer.write_batch(table)
-        (partial / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        lengths = table.column("length").to_numpy()
-        manifest = Manifest(
-            schema=SCHEMA, code_version=kaiyuan_jax.__version__, tokens=int(lengths.sum()), documents=table.num_rows,
-            bytes=int(table.column("bytes").to_numpy().sum()), vocabulary=vocabulary, eod=eod, dtype=_dtype(vocabulary).name,
-            scored=scored, sort_key=SORT_KEY, seed=seed, fingerprint=fingerprint(tokenizer_json), tokens_sha256=digest,
-            documents_sha256=_file_sha256(partial / "documents.arrow"), inputs=inputs or {}, files=_sizes(partial), facts=facts or {},
-        )  # fmt: skip
-        text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
-        (partial / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    replace_folder(partial, folder)
-    return open_store(folder)
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Renames a finished folder into place; one that was there before is removed."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _dtype(vocabulary: int) -> np.dtype:
-    return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
-
-
-def _write_tokens(folder: Path, documents, vocabulary: int, eod: int, compression: int) -> tuple[pa.RecordBatch, str]:
-    dtype, digest = _dtype(vocabulary), hashlib.sha256()
-    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    if compression:
-        codecs.append({"name": "zstd", "configuration": {"level": compression}})
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {"name": "sharding_indexed", "configuration": {"chunk_shape": [blocks.BLOCK], "codecs": codecs, "index_codecs": index}}
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(folder / "tokens")},
-        "metadata": {"shape": [0], "data_type": dtype.name, "codecs": [sharding],
-                     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [SHARD]}}},
-    }  # fmt: skip
-    array = ts.open(spec, create=True).result()
-    written = 0
-
-    def flush(parts: list[np.ndarray], everything: bool) -> list[np.ndarray]:
-        # Whole shards only, so that no shard is read back and rewritten: the bytes then depend on the tokens alone.
-        nonlocal array, written
-        values = np.concatenate(parts)
-        whole = len(values) if everything else len(values) // SHARD * SHARD
-        digest.update(values[:whole].astype(dtype.newbyteorder("<"), copy=False).tobytes())
-        array = array.resize(exclusive_max=[written + whole]).result()
-        for start in range(0, whole, SHARD):
-            stop = min(start + SHARD, whole)
-            array[written + start : written + stop].write(values[start:stop]).result()
-        written += whole
-        return [values[whole:]]
-
-    ids, qualities, sizes, lengths, held, pending = [], [], [], [], 0, []
-    end = np.array([eod], dtype)
-    for name, quality, size, tokens in documents:
-        tokens = np.asarray(tokens)
-        quality = float(quality)
-        if not np.isfinite(quality):
-            raise StoreError(f"document {name}: quality is {quality}, must be finite; drop it or give it a number")
-        if qualities and quality < qualities[-1]:
-            raise StoreError(f"document {name}: quality {quality:.6g} after {qualities[-1]:.6g}; documents must come in ascending quality")
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-            raise StoreError(f"document {name}: a token outside the vocabulary [0, {vocabulary}); use the tokenizer of the store")
-        pending += [tokens.astype(dtype), end]
-        held += len(tokens) + 1
-        ids.append(name), qualities.append(quality), sizes.append(size), lengths.append(len(tokens) + 1)
-        if held >= SHARD:
-            pending = flush(pending, everything=False)
-            held = len(pending[0])
-    if not lengths:
-        raise StoreError(f"{str(folder).removesuffix('.partial')}: no documents to write; check the input and the text field")
-    flush(pending, everything=True)
-    lengths = np.array(lengths, np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    columns = [offsets, lengths, np.array(qualities, np.float64), np.array(sizes, np.int64)]
-    return pa.record_batch([*map(pa.array, columns), pa.array(ids, pa.large_string())], schema=COLUMNS), digest.hexdigest()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kaiyuan_jax import config as c
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.data import loader, order, recipe
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 
 EOD, LENGTH, BATCH = 7, 16, 8
 

@@ -3,7 +3,7 @@ import pytest
 
 from kaiyuan_jax import config as c
 from kaiyuan_jax.data import loader, order, provenance, recipe
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 
 LENGTH = 10
 

@@ -6,13 +6,15 @@ import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from kaiyuan_jax.data import blocks
-from kaiyuan_jax.data.store import COLUMNS, StoreError, open_store, tie_break, verify_store, write_store
+from kaiyuan_jax.data.store import COLUMNS, ROW_GROUP, Documents, StoreError, open_store, tie_break, verify_store
+from kaiyuan_jax.data.store_write import write_documents, write_store
 
 VOCABULARY, EOD = 300, 7
 TOKENIZER = Tokenizer(models.BPE()).to_str()
@@ -41,14 +43,11 @@ def edit_manifest(folder, **changes):
 
 def edit_documents(folder, **columns):
     """Rewrites the document table and makes the manifest's sizes agree, so that only the content is wrong."""
-    path = folder / "documents.arrow"
-    with pa.OSFile(str(path)) as source:
-        batch = pa.ipc.open_file(source).get_batch(0)
-    arrays = [pa.array(columns.get(name, batch.column(name))) for name in COLUMNS.names]
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, COLUMNS) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=COLUMNS))
+    path = folder / "documents.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.table([pa.array(columns.get(name, table[name].combine_chunks())) for name in COLUMNS.names], schema=COLUMNS), path)
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    edit_manifest(folder, files=files | {"documents.arrow": path.stat().st_size})
+    edit_manifest(folder, files=files | {"documents.parquet": path.stat().st_size})
 
 
 def refused(folder, *words, check=open_store):
@@ -161,7 +160,7 @@ def test_wrong_checksums_are_refused(tmp_path):
     refused(tmp_path / "s", "tokens have checksum", "000000000000", check=verify)
     make(tmp_path / "s")
     edit_manifest(tmp_path / "s", documents_sha256="0" * 64)
-    refused(tmp_path / "s", "documents.arrow has checksum", check=verify)
+    refused(tmp_path / "s", "documents.parquet has checksum", check=verify)
 
 
 def test_one_changed_token_is_refused(tmp_path):
@@ -226,7 +225,7 @@ def test_another_tokenizer_is_refused(tmp_path):
     refused(tmp_path / "s", "not the tokenizer that made the tokens")
 
 
-@pytest.mark.parametrize("name", ["tokens/c/0", "documents.arrow", "tokenizer.json", "tokens/zarr.json"])
+@pytest.mark.parametrize("name", ["tokens/c/0", "documents.parquet", "tokenizer.json", "tokens/zarr.json"])
 def test_truncated_or_missing_files_are_refused(tmp_path, name):
     make(tmp_path / "s")
     path = tmp_path / "s" / name
@@ -269,11 +268,34 @@ def test_a_store_is_replaced_only_when_the_new_one_is_complete(tmp_path):
 
 
 def test_manifests_survive_a_round_trip(tmp_path):
-    store = make(tmp_path / "s", inputs={"b.txt": "1", "a.txt": "2"}, facts={"x": [1, 2]}, seed=5, scored=False)
+    store = make(tmp_path / "s", facts={"x": [1, 2]}, seed=5, scored=False)
     assert not store.scored and open_store(tmp_path / "s").manifest == store.manifest
-    assert dataclasses.asdict(store.manifest)["inputs"] == {"b.txt": "1", "a.txt": "2"}
+    assert dataclasses.asdict(store.manifest)["facts"] == {"x": [1, 2]}
 
 
 def test_tie_breaks_depend_on_the_seed():
     orders = {seed: sorted(range(50), key=lambda i, seed=seed: tie_break(bytes([i]), seed)) for seed in (0, 1, -1)}
     assert orders[0] != orders[1] != orders[-1] != orders[0]
+
+
+def test_files_outside_the_store_are_refused(tmp_path):
+    make(tmp_path / "s")
+    (tmp_path / "secret").write_text("x")
+    edit_manifest(tmp_path / "s", files={"../secret": 1})
+    refused(tmp_path / "s", "'../secret'", "outside the store")
+
+
+def test_the_document_table_has_fixed_row_groups_whatever_the_tables_it_came_in(tmp_path):
+    count = 2 * ROW_GROUP + 5
+    table = pa.table([pa.array(np.arange(count))] * 2 + [pa.array(np.arange(count) / 2)] + [pa.array(np.arange(count))] * 2
+                     + [pa.array([f"d{i}" for i in range(count)], pa.large_string())], schema=COLUMNS)  # fmt: skip
+    for name, cuts in (("a", [0, count]), ("b", [0, 7, ROW_GROUP + 1, ROW_GROUP + 1, count])):
+        (tmp_path / name).mkdir()
+        tables = [table.slice(begin, end - begin) for begin, end in zip(cuts[:-1], cuts[1:], strict=True)]
+        assert write_documents(tmp_path / name, tables, COLUMNS) == count
+    left, right = ((tmp_path / name / "documents.parquet") for name in "ab")
+    assert left.read_bytes() == right.read_bytes()
+    found = Documents(str(left), count)
+    assert [found.id(i) for i in (0, ROW_GROUP - 1, ROW_GROUP, count - 1)] == ["d0", "d16383", "d16384", f"d{count - 1}"]
+    with pytest.raises(KeyError, match="no column 'score.x'; found offset"):
+        found.column("score.x")

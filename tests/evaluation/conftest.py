@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kaiyuan_jax import config
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 from kaiyuan_jax.models import decoder
 
 ENGLISH = "the cat sat on the mat and the dog ran over the hill while a small bird sang of rain and wind to the sea".split()

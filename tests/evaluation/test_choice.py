@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 from kaiyuan_jax.evaluation import choice, heldout
 from kaiyuan_jax.evaluation.byte_lengths import byte_lengths
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from kaiyuan_jax import config
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 
 ROOT = pathlib.Path(__file__).parents[2]
 

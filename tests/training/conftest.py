@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 
 from kaiyuan_jax import config
-from kaiyuan_jax.data.store import write_store
+from kaiyuan_jax.data.store_write import write_store
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY, LENGTH, BATCH = 64, 16, 8

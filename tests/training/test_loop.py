@@ -11,7 +11,8 @@ import tokenizers
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError, UserError
 from kaiyuan_jax.data import loader, order, recipe
-from kaiyuan_jax.data.store import open_store, write_store
+from kaiyuan_jax.data.store import open_store
+from kaiyuan_jax.data.store_write import write_store
 from kaiyuan_jax.training import checkpoint, failure, loop, metrics, resume
 
 
