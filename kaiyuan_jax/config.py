@@ -63,7 +63,11 @@ class Source:
     name: str = ""
     path: str = ""  # folder of the training store
     heldout: str = ""  # folder of the held-out store; empty: not evaluated
+    domain: str = ""  # what kind of text it counts for in the plan's shares and `Data.domain_limits`, in one word such as "english"
+    quality: str = ""  # field of the raw text that sorts the store (prepare_data.py --quality_field); "none": unscored; empty: not said
+    precut: float = 1.0  # share of its corpus that the store holds: the best by quality, cut before the text was prepared
     planned_tokens: int = 0  # size to plan with while the store is not on this machine; 0: the store must exist
+    planned_from: str = ""  # where that size is from: public | inferred | ours (unknown, an assumption); empty: not said
 
 
 @_settings
@@ -90,11 +94,21 @@ class Phase:
 
 
 @_settings
+class DomainLimit:
+    """What share of every phase's tokens may come from the sources of one domain; a plan that breaks it is warned about."""
+
+    domain: str = ""
+    at_least: float = 0.0
+    at_most: float = 1.0
+
+
+@_settings
 class Data:
     """Where text comes from and in which order it is seen."""
 
     sources: list[Source] = dataclasses.field(default_factory=list)
     phases: list[Phase] = dataclasses.field(default_factory=list)
+    domain_limits: list[DomainLimit] = dataclasses.field(default_factory=list)
     sequence_length: int = 128  # L, tokens a row
     batch_size: int = 32  # B, rows a step, over all hosts
     mask_documents: bool = False  # attention and positions stay inside a document

@@ -20,13 +20,14 @@ REMAT = ("none", "full", "names")
 # Tensors that the model names. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
 REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
 DTYPES = ("float32", "bfloat16")
+SIZES_FROM = ("", "public", "inferred", "ours")
 
 
 def check(experiment: Experiment) -> None:
     """Raises one `ConfigError` that lists every problem found; returns nothing when there is none."""
     problems = list(_types(experiment, "config"))
     if not problems:  # values are only looked at once every one has its type
-        for part in (_model, _sources, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
+        for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
             problems += part(experiment)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -93,6 +94,22 @@ def _sources(experiment: Experiment):
         if not source.path and source.planned_tokens <= 0:
             yield f"{where}.path: empty; name the folder of a store, or give planned_tokens to plan without one"
         yield from _not_negative(where, source, "planned_tokens")
+        if source.domain and not source.domain.isidentifier():
+            yield f"{where}.domain: found {source.domain!r}, must be one word, such as 'english'"
+        if not 0 < source.precut <= 1:
+            yield f"{where}.precut: found {source.precut}, must be above 0 and at most 1"
+        if source.planned_from not in SIZES_FROM:
+            yield f"{where}.planned_from: found {source.planned_from!r}, must be empty or one of {', '.join(SIZES_FROM[1:])}"
+
+
+def _domain_limits(experiment: Experiment):
+    domains = sorted({source.domain for source in experiment.data.sources if source.domain})
+    for i, limit in enumerate(experiment.data.domain_limits):
+        where = f"config.data.domain_limits[{i}]"
+        if limit.domain not in domains:
+            yield f"{where}.domain: found {limit.domain!r}, must be a domain of config.data.sources: {', '.join(domains) or '(none given)'}"
+        if not 0 <= limit.at_least <= limit.at_most <= 1:
+            yield f"{where}: found at_least {limit.at_least} and at_most {limit.at_most}, must satisfy 0 <= at_least <= at_most <= 1"
 
 
 def _data(experiment: Experiment):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kaiyuan_jax import config as c
 from kaiyuan_jax import plan as planning
 from kaiyuan_jax.data import order, recipe
+from kaiyuan_jax.plan import text
 
 ROOT = pathlib.Path(__file__).parents[1]
 L, B = 128, 16
@@ -60,7 +61,7 @@ def only(tree, *words):
 def test_the_page_says_size_mixture_exposures_rates_and_averaging_window():
     tree = experiment([phase(passes=2.0)])
     page = planning.describe(tree)
-    for text in (
+    for line in (
         "tokens      1,024,000 (1.02M, 0.557 a parameter)",
         "steps       500 of 2,048 tokens (16 rows of 128)",
         "Phase main: steps 0 to 499, 1.02M tokens (100.0% of the run)",
@@ -74,7 +75,7 @@ def test_the_page_says_size_mixture_exposures_rates_and_averaging_window():
         "weights, oldest first: 0.0888, 0.111, 0.139, 0.173, 0.217, 0.271",
         "the window covers 50 steps, 102k tokens (10.0% of the run), at rates 0.00198 to 0.001",
     ):
-        assert text in page
+        assert line in page
     assert "Warnings" not in page
 
 
@@ -94,8 +95,8 @@ def test_exposures_of_shrinking_windows_are_a_step_function_on_the_page():
 def test_the_plot_shows_a_linear_fall_from_top_left_to_bottom_right():
     tree = experiment([phase()], schedule=c.Schedule(kind="wsd", warmup=0, decay=0.99, end=1e-9, shape="linear", peak=1.0))
     rows = [line.partition("┤")[2] for line in planning.describe(tree).splitlines() if "┤" in line]
-    assert len(rows) == planning.HEIGHT and {len(row) for row in rows} == {planning.WIDTH}
-    filled = [sum(planning.BLOCKS.index(row[column]) for row in rows) for column in range(planning.WIDTH)]
+    assert len(rows) == text.HEIGHT and {len(row) for row in rows} == {text.WIDTH}
+    filled = [sum(text.BLOCKS.index(row[column]) for row in rows) for column in range(text.WIDTH)]
     np.testing.assert_allclose(filled, np.linspace(63.5, 0.5, 64), atol=1)
 
 
@@ -188,6 +189,85 @@ def test_an_order_by_quality_of_sources_without_scores_is_warned_about():
     assert lines == ["order: no quality score in code, prose, so the order asked for is replaced by uniform there"]
 
 
+# --- domains ---
+
+
+def with_domains(phases, **fields):
+    tree = experiment(phases, schedule=c.Schedule(warmup=10), **fields)
+    for source in tree.data.sources:
+        source.domain = source.name
+    return tree
+
+
+def test_domains_add_up_by_phase_and_over_the_run():
+    one, two = c.Phase(name="one", order="uniform", uses=[c.Use(source="prose")]), phase("two", "uniform")
+    mixed = with_domains([one, two])
+    parts = planning.domains.mixtures(mixed, resolved(mixed))
+    assert [part.name for part in parts] == ["one", "two", "run"]
+    assert [part.tokens for part in parts] == [
+        {"prose": 2000 * L, "code": 0},
+        {"prose": 2000 * L, "code": 4000 * L},
+        {"prose": 4000 * L, "code": 4000 * L},
+    ]
+    assert [part.share("code") for part in parts] == pytest.approx([0, 2 / 3, 1 / 2])
+    table = planning.describe(mixed).split("Domains")[1].splitlines()[2:4]
+    assert [line.split() for line in table] == [
+        ["prose", "256k", "100.0%", "256k", "33.3%", "512k", "50.0%"],
+        ["code", "512k", "66.7%", "512k", "50.0%"],
+    ]
+
+
+def test_a_page_without_domains_does_not_mention_them():
+    assert "Domains" not in planning.describe(experiment([phase()]))
+
+
+def test_sources_that_share_a_domain_are_one_line():
+    tree = with_domains([phase()])
+    tree.data.sources[1].domain = "prose"
+    (main, run) = planning.domains.mixtures(tree, resolved(tree))
+    assert main.tokens == run.tokens == {"prose": 6000 * L}
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (c.DomainLimit(domain="code", at_most=0.67), True),
+        (c.DomainLimit(domain="code", at_most=0.66), False),
+        (c.DomainLimit(domain="prose", at_least=0.33), True),
+        (c.DomainLimit(domain="prose", at_least=0.34), False),
+    ],
+)
+def test_a_limit_is_kept_up_to_its_edge_and_broken_beyond(limit, kept):
+    tree = with_domains([phase(order="uniform")], averaging=c.Averaging())  # a third prose
+    tree.data.domain_limits = [limit]
+    assert (warned(tree) == []) == kept
+    assert ("kept in every phase" in planning.describe(tree)) == kept
+
+
+def test_a_broken_limit_names_phase_share_and_the_sizes_it_rests_on():
+    tree = with_domains([phase("first", "uniform")], averaging=c.Averaging())
+    tree.data.domain_limits = [c.DomainLimit(domain="code", at_most=0.3)]
+    assert only(tree) == "domains: first: 66.7% code, the recipe asks for code at most 0.3"
+    tree.data.sources[0].planned_from = "ours"
+    assert only(tree).endswith("at most 0.3; 33% of the phase rests on sizes that are ours, so this may be too")
+    assert "code at most 0.3: broken in first (66.7%)" in planning.describe(tree)
+
+
+def test_the_page_says_where_sizes_are_from_and_never_calls_ours_published():
+    tree = with_domains([phase(order="uniform")])
+    tree.data.sources[0].planned_from, tree.data.sources[1].planned_from = "ours", "public"
+    tree.data.sources[0].quality, tree.data.sources[1].quality = "metadata.score", "none"
+    page = planning.describe(tree)
+    assert "prose     256k  ours: unknown  prose   metadata.score" in page
+    assert "code      512k  public         code    not scored" in page
+
+
+def test_exposures_of_a_precut_store_are_those_of_the_whole_corpus():
+    tree = with_domains([c.Phase(name="p", order="uniform", uses=[c.Use(source="code", window=(0.4, 1.0))])])
+    tree.data.sources[1].precut = 0.05
+    assert "code   0-0.97: 0x   0.97-1: 1x" in planning.describe(tree)
+
+
 # --- problems ---
 
 
@@ -276,4 +356,4 @@ def test_the_script_ends_with_one_line_and_code_2_when_the_run_is_impossible():
     command = [sys.executable, "launch/plan.py", "--config=configs/kaiyuan_2b.py", "--config.schedule.warmup=300000"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines() == ["error: config.schedule.warmup: found 300000 steps, must be 0 to 262184 in a run of 262185 steps"]
+    assert done.stderr.splitlines() == ["error: config.schedule.warmup: found 300000 steps, must be 0 to 262189 in a run of 262190 steps"]

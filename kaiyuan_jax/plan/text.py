@@ -1,0 +1,209 @@
+"""The page of a plan: plain text of at most 120 columns."""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+
+from kaiyuan_jax.averaging.weights import weights
+from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.data import recipe
+from kaiyuan_jax.data.recipe import Plan
+from kaiyuan_jax.models import flops
+from kaiyuan_jax.plan import domains
+from kaiyuan_jax.plan.checks import warnings
+from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
+from kaiyuan_jax.schedules import build as schedules
+
+WIDTH, HEIGHT = 64, 8  # of the learning-rate plot, in characters
+BLOCKS = " ▁▂▃▄▅▆▇█"
+SIZES = {"": "planned", "public": "public", "inferred": "inferred", "ours": "ours: unknown"}  # where the size of an absent store is from
+
+
+def page(experiment: Experiment, plan: Plan, tokens: Mapping[str, int], scored: Mapping[str, bool]) -> str:
+    """The plan as text for a terminal; `tokens` and `scored` are facts by source name, as `recipe.facts_of` gives them."""
+    parts = [_header(experiment, plan), _sources(experiment, plan, tokens, scored), *_phases(plan)]
+    parts += [*_domains(experiment, plan), _exposures(experiment, plan)]
+    parts += [_learning_rate(experiment, plan), _checkpoints(experiment, plan)]
+    if found := warnings(experiment, plan):
+        parts.append("Warnings\n" + "\n".join(textwrap.fill(line, 118, initial_indent="  ! ", subsequent_indent="    ") for line in found))
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(experiment, plan):
+    count, per_token = flops.parameters(experiment.model), flops.per_token(experiment.model, plan.sequence_length)
+    rows = f"{plan.batch_size:,} rows of {plan.sequence_length:,}"
+    lines = [
+        ("parameters", f"{count:,}"),
+        ("tokens", f"{plan.tokens:,} ({human(plan.tokens)}, {_short(plan.tokens / count)} a parameter)"),
+        ("steps", f"{plan.steps:,} of {human(plan.batch_size * plan.sequence_length)} tokens ({rows})"),
+        ("compute", f"{per_token * plan.tokens:.3g} FLOP ({per_token:.3g} a token; causal attention halved, nothing recomputed)"),
+    ]
+    if plan.skipped:
+        lines.append(("left out", f"the first {plan.skipped:,} rows, so that the last batch is whole"))
+    return "\n".join([experiment.name, *(f"  {name:<11} {text}" for name, text in lines)])
+
+
+def _sources(experiment, plan, tokens, scored):
+    rows = []
+    for source in experiment.data.sources:
+        here = domains.is_here(source)
+        size = "store" if here else SIZES[source.planned_from]
+        if not scored[source.name] or source.quality == "none":
+            quality = "not scored"
+        else:
+            quality = _elided(source.quality, 40) or ("scored" if here else "taken as scored")
+        rows.append((source.name, human(tokens[source.name]), size, source.domain, quality, source.path if here else ""))
+    return "Sources\n" + _table(("source", "tokens", "size", "domain", "quality", "store"), rows, "<><<<<")
+
+
+def _domains(experiment, plan):
+    if not any(source.domain for source in experiment.data.sources):
+        return
+    parts = domains.mixtures(experiment, plan)
+    rows = [
+        (domain, *(f"{human(part.tokens[domain])} {part.share(domain):6.1%}" if part.tokens[domain] else "" for part in parts))
+        for domain in parts[-1].tokens
+    ]
+    if any(part.assumed for part in parts):
+        rows.append(("sizes ours", *(f"{part.assumed:.1%}" if part.assumed else "" for part in parts)))
+    for first in range(0, len(parts), 6):  # as many phases as a terminal is wide
+        chosen = [0, *range(first + 1, min(first + 7, len(parts) + 1))]
+        head = ("domain", *(part.name for part in parts))
+        shown = [[row[i] for i in chosen] for row in (head, *rows)]
+        yield "Domains: tokens and share of each phase\n" + _table(shown[0], shown[1:], "<" + ">" * (len(chosen) - 1))
+    if limits := experiment.data.domain_limits:
+        found = list(domains.broken(limits, parts[:-1]))
+        lines = []
+        for limit in limits:
+            where = [f"{part.name} ({part.share(limit.domain):.1%})" for other, part in found if other is limit]
+            lines.append(f"  {domains.words(limit)}: {'broken in ' + ', '.join(where) if where else 'kept in every phase'}")
+        yield "Limits of each phase\n" + "\n".join(lines)
+
+
+def _phases(plan):
+    portions = iter(recipe.portions(plan))
+    for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
+        parts = [next(portions) for _ in phase.uses]
+        windows = ["{:.3g} to {:.3g}".format(*part.window) for part in parts]
+        rows = [
+            (part.source, human(part.tokens), f"{part.share:.1%}", f"{part.passes:.3g}", part.order, window)
+            for part, window in zip(parts, windows, strict=True)
+        ]
+        size = phase.entries * plan.sequence_length
+        about = f"steps {first:,} to {after - 1:,}" if after > first else "shorter than a batch"
+        shuffle = f", shuffled in windows of {phase.shuffle_window:,} rows" if phase.shuffle_window else ""
+        title = f"Phase {phase.name}: {about}, {human(size)} tokens ({phase.entries / plan.positions:.1%} of the run){shuffle}"
+        yield title + "\n" + _table(("source", "tokens", "share", "passes", "order", "quality window"), rows, "<>>><<")
+
+
+def _exposures(experiment, plan):
+    rows, kept = [], {source.name: source.precut for source in experiment.data.sources}
+    for name, steps in recipe.exposures(plan).items():
+        spans = [f"{step.low:.3g}-{step.high:.3g}: {step.passes:.3g}x" for step in of_corpus(steps, kept[name])]
+        rows.append((name, "   ".join(spans) or "not used"))
+    title = "Exposures: how often text of a quality is read in the whole run (0 worst, 1 best)"
+    if cut := [f"{name} {share:.3g}" for name, share in kept.items() if share < 1]:
+        title += f"\n  (quantiles of the whole corpus, of which the store holds the best part: {', '.join(cut)})"
+    return title + "\n" + _table((), rows, "<<")
+
+
+def of_corpus(steps: list[recipe.Exposure], kept: float) -> list[recipe.Exposure]:
+    """Exposures by quantile of a whole corpus, of which the store holds the best share `kept`; what was cut away is read 0 times."""
+    if kept == 1 or not steps:
+        return steps
+    within = [recipe.Exposure(1 - kept * (1 - step.low), 1 - kept * (1 - step.high), step.passes) for step in steps]
+    if within[0].passes == 0:
+        return [dataclasses.replace(within[0], low=0.0), *within[1:]]
+    return [recipe.Exposure(0.0, 1 - kept, 0.0), *within]
+
+
+def _learning_rate(experiment, plan):
+    rate, top = learning_rate(experiment, plan), peak_rate(experiment, plan)
+    edges = np.linspace(0, plan.steps, WIDTH + 1).astype(np.int64)
+    # A column is the mean of up to 16 steps spread over its stretch.
+    columns = np.array([rate(spread(a, max(a + 1, b), 16)).mean() for a, b in zip(edges, edges[1:], strict=False)])
+    levels = np.round(columns / top * HEIGHT * 8).astype(int) if top else np.zeros(WIDTH, int)
+    lines = []
+    for row in reversed(range(HEIGHT)):
+        label = f"{top * (row + 1) / HEIGHT:.1e}" if (row + 1) % (HEIGHT // 2) == 0 else ""
+        lines.append(f"  {label:>8} ┤" + "".join(BLOCKS[int(np.clip(level - 8 * row, 0, 8))] for level in levels))
+    marks = [" "] * WIDTH
+    for number, (first, after) in enumerate(phase_steps(plan)):
+        if after > first:
+            marks[min(WIDTH - 1, int(first / plan.steps * WIDTH))] = str((number + 1) % 10)
+    lines.append(f"  {'0':>8} └" + "─" * WIDTH)
+    lines.append(f"  {'phase':>8}  " + "".join(marks).rstrip())
+    rows = [(f"{step:,}", f"{float(rate(step)):.3g}", text) for step, text in _knots(experiment, plan)]
+    if len(rows) > 24:
+        rows = [*rows[:12], ("...", "", f"{len(rows) - 24} more"), *rows[-12:]]
+    return "\n".join([f"Learning rate ({experiment.schedule.kind})", *lines, _table(("step", "rate", ""), rows, ">><")])
+
+
+def _knots(experiment, plan):
+    notes = {0: ["first update"], plan.steps - 1: ["last update"]}
+    if experiment.schedule.kind == "power":
+        notes.setdefault(experiment.schedule.warmup, []).append("end of warm-up")
+    else:
+        held = None
+        for part in schedules.segments(experiment.schedule, plan.steps):
+            if part.begin == part.end:
+                text = f"constant at {part.end:.3g}"
+            else:
+                text = f"{part.shape} {'rise' if part.end > part.begin else 'decay'} from {part.begin:.3g} to {part.end:.3g} begins"
+            if part.stop > part.start and text != held:
+                notes.setdefault(part.start, []).append(text)
+                held = text if part.begin == part.end else None
+    for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
+        if after > first:
+            notes.setdefault(first, []).append(f"phase {phase.name} begins")
+    return [(step, "; ".join(texts)) for step, texts in sorted(notes.items())]
+
+
+def _checkpoints(experiment, plan):
+    checkpoint, averaging = experiment.checkpoint, experiment.averaging
+    per_step = plan.batch_size * plan.sequence_length
+    spacing = f"{checkpoint.every:,} steps ({human(checkpoint.every * per_step)} tokens)"
+    lines = [f"every {spacing} and after the last step; the newest {checkpoint.keep} are kept"]
+    if steps := window(experiment, plan.steps):
+        rates = window_rates(experiment, plan, steps)
+        covered = steps[-1] - steps[0]
+        lines += [
+            f"average: {averaging.kind} of the last {len(steps)}, after steps {_listed([f'{step:,}' for step in steps])}",
+            f"weights, oldest first: {_listed([f'{weight:.3g}' for weight in weights(averaging)[::-1]])}",
+            f"the window covers {covered:,} steps, {human(covered * per_step)} tokens ({covered / plan.steps:.1%} of the run), "
+            f"at rates {rates.max():.3g} to {rates.min():.3g}",
+        ]
+        if len(steps) > 1 and (short := steps[-1] - steps[-2]) < checkpoint.every:
+            lines.append(f"the last one comes {short:,} steps after the one before: {plan.steps:,} is no multiple of {checkpoint.every:,}")
+    if (decay := averaging.online_decay) > 0:
+        lines.append(f"running average in the train state: decay {decay:g} a step, about the last {1 / (1 - decay):,.0f} steps")
+    return "Checkpoints\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def human(count: float) -> str:
+    """A count in three digits and a unit, such as 614k, 3.36B or 2.2T; small ones in full."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size and count >= 1e5:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:,}"
+
+
+def _listed(items: list[str]) -> str:
+    return ", ".join(items if len(items) <= 9 else [*items[:4], "...", *items[-4:]])
+
+
+def _elided(text: str, width: int) -> str:
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head, rows, align):
+    cells = [head, *rows] if head else rows
+    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
+    return "\n".join("  " + "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip() for row in cells)
