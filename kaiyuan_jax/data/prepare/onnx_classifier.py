@@ -140,7 +140,8 @@ def _load(folder: str, changed: tuple[int, ...]) -> Classifier:
     width = session.get_outputs()[0].shape[-1]
     if isinstance(width, int) and width != len(labels):
         raise OnnxError(f"{path / 'model.onnx'}: gives {width} outputs, config.json has labels {', '.join(labels)}; must be as many")
-    longest = min(TOKENS, *(n for n in [config.get("max_position_embeddings")] if isinstance(n, int) and n > 0), TOKENS)
+    positions = config.get("max_position_embeddings")
+    longest = min(TOKENS, positions) if isinstance(positions, int) and positions > 0 else TOKENS
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     return Classifier(
