@@ -106,14 +106,17 @@ def as_characters(text: str) -> str:
 def as_json(value) -> str:
     """Canonical JSON of a value, whatever its type."""
     try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = _encode(value)
     except (ValueError, TypeError, RecursionError):
-        text = json.dumps(_finite(value), sort_keys=True, ensure_ascii=False, default=_plain)
+        text = _encode(_finite(value))
     return as_characters(text)
 
 
 def _plain(value) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain).encode
 
 
 def _finite(value, depth: int = 0):
@@ -226,7 +229,8 @@ def documents(
     `place(row)` names a row in examples.
     """
     rows = len(text)
-    tally.add("read: rows", rows)
+    if rows:
+        tally.add("read: rows", rows)
     sizes = pc.binary_length(text).fill_null(-1).to_numpy(zero_copy_only=False)
     missing, long = np.setdiff1d(np.flatnonzero(sizes < 0), wrong), np.flatnonzero(sizes > limits.document_bytes)
     for reason, which in (("not UTF-8", wrong), ("no text", missing), ("longer than the limit", long)):

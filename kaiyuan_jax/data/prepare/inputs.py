@@ -195,6 +195,8 @@ def _kind(path: str) -> str:
         return "arrow"
     if name.endswith(JSON_LINES):
         return "json"
+    if name.endswith((".txt", ".text", ".md")):
+        return "text"  # whatever is in it: reading says what is wrong
     head = _head(path)
     if b"\0" in head:
         return ""

@@ -200,19 +200,14 @@ def _types(block: bytes, fields: Fields) -> list[pa.DataType] | None:
 
 def _fast(block: bytes, fields: Fields, types):
     """(text, quality, id, metadata) as Arrow's parser reads them, None if it refuses the block or might read it in another way."""
-    body = block.rstrip(b"\r\n")
-    lines = body.count(b"\n") + 1
-    if not body.startswith(b"{") or not body.endswith(b"}") or b"\0" in body:
+    lines = _objects(block)
+    schema = _schema(fields, types) if lines and types is not None else None
+    if schema is None or not _is_utf8(block):
         return None
-    if lines > 1 and body.count(b"}\n{") + body.count(b"}\r\n{") != lines - 1:
-        return None
-    schema = _schema(fields, types) if types is not None else None
-    if schema is None or not _is_utf8(body):
-        return None
-    read = pa.json.ReadOptions(use_threads=False, block_size=len(body) + 1)
+    read = pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
     options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        table = pa.json.read_json(pa.BufferReader(body), read_options=read, parse_options=options)
+        table = pa.json.read_json(pa.BufferReader(block), read_options=read, parse_options=options)
     except (pa.ArrowException, ValueError):
         return None
     if table.num_rows != lines:
@@ -228,10 +223,20 @@ def _fast(block: bytes, fields: Fields, types):
     return values(fields.text), values(fields.quality) if fields.quality else None, id, metadata
 
 
-def _is_utf8(body: bytes) -> bool:
-    offsets = pa.py_buffer(np.array([0, len(body)], np.int64))
+def _objects(block: bytes) -> int:
+    """The number of lines, if each begins with `{` and ends with `}`, else 0."""
+    if not block.startswith(b"{") or not block.endswith((b"}", b"}\n", b"}\r\n")) or b"\0" in block:
+        return 0
+    bytes = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(bytes[:-1] == ord("\n"))
+    before = np.where(bytes[ends - 1] == ord("\r"), bytes[ends - 2], bytes[ends - 1])
+    return len(ends) + 1 if (before == ord("}")).all() and (bytes[ends + 1] == ord("{")).all() else 0
+
+
+def _is_utf8(block: bytes) -> bool:
+    offsets = pa.py_buffer(np.array([0, len(block)], np.int64))
     try:
-        pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(body)]).validate(full=True)
+        pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(block)]).validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True

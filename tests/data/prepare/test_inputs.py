@@ -45,6 +45,11 @@ def test_folders_are_read_by_name_with_text_files_as_documents(tmp_path):
     assert names(tmp_path) == ([("a.md", "text"), ("c.jsonl", "json"), ("sub/b.txt", "text")], ["picture.png"])
 
 
+def test_a_file_called_text_is_left_to_its_reader_whatever_is_in_it(tmp_path):
+    tree(tmp_path, {"a.txt": b"a\xff", "b.md": b"\0", "c.other": b"a\xff"})
+    assert names(tmp_path) == ([("a.txt", "text"), ("b.md", "text")], ["c.other"])
+
+
 def test_sizes_and_checksums_are_of_the_bytes_as_stored(tmp_path):
     packed = gzip.compress(LINE)
     (tmp_path / "a.jsonl.gz").write_bytes(packed)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import hypothesis.strategies as st
 import pytest
@@ -157,14 +158,18 @@ def test_pieces_share_the_lines_of_a_file(sizes, ended, size, block, limit):
 
 def test_a_line_of_any_length_is_passed_over_in_little_memory():
     class Endless(io.RawIOBase):
-        left, largest = 100 << 20, 0
+        left = 100 << 20
 
         def read(self, size=-1):
             size = min(size, self.left)
             self.left -= size
             return b"x" * size if self.left else b"x" * size + b'\n{"text": "y"}\n' * bool(size)
 
+    tracemalloc.start()
     given = list(json_lines.blocks(Endless(), 0, None, 1 << 20, 1 << 16))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20
     assert given == [(0, None), ((100 << 20) + 1, b'{"text": "y"}\n')]
 
 

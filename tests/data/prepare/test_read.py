@@ -270,6 +270,7 @@ def test_damage_in_the_middle_comes_after_the_tables_before_it(tmp_path):
         ("a.jsonl.gz", b"not gzip", ["cannot be read as JSON lines"]),
         ("a.parquet", b"not parquet", ["cannot be read as Parquet"]),
         ("a.arrow", b"not arrow, but long enough", ["cannot be read as Arrow"]),
+        ("a.txt", b"a\xff" + b"a" * 100, ["not UTF-8 at byte 1"]),
         ("a.txt", b"a" * 70_000 + b"\xff", ["not UTF-8 at byte 70,000", "iconv"]),
         ("a.jsonl", gzip.compress(b"{}"), ["is gzip", "name"]),
         ("a.json", b'[\n{"text": "x"},\n{"text": "y"}]', ["one object a line", "jq"]),
