@@ -97,7 +97,9 @@ def words(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
     """
     if texts.null_count:
         texts = texts.fill_null("")
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, np.int64)
+    if len(texts) == 0:
+        return np.zeros(0, np.uint64), np.zeros(1, np.int64)
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     data = memoryview(texts.buffers()[2] or b"")
     bounds = _cut_long(data, offsets)
     hashes, ends = [np.zeros(0, np.uint64)], [np.zeros(1, np.int64)]

@@ -135,7 +135,7 @@ def test_case_digits_punctuation_diacritics_and_blanks_do_not_matter(one, other)
     assert hashes(one) == hashes(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("ab cd", "abcd"), ("ab", "ba"), ("ab cd", "cd ab"), ("가나", "나가"), ("x", "y"), ("中", "文")])
+@pytest.mark.parametrize(("one", "other"), [("ab cd", "abcd"), ("ab", "ba"), ("ab cd", "cd ab"), ("가나", "나가"), ("中", "文")])
 def test_different_words_differ(one, other):
     assert hashes(one) != hashes(other)
 
