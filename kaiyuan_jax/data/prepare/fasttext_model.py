@@ -111,6 +111,7 @@ def split(text: str) -> list[bytes]:
     return [word for word in words if not word.startswith(prefix)] + [END]
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def word_hash(word: bytes) -> int:
     """FNV-1a in 32 bits, over bytes that the library takes for signed."""
     value = 2166136261
