@@ -12,7 +12,8 @@ from kaiyuan_jax.data.prepare.inputs import Damaged, Input, opened
 from kaiyuan_jax.data.prepare.tally import Tally
 
 BATCH_BYTES = 8 << 20  # decoded from Parquet at a time
-BATCH_ROWS = 4096
+PARQUET_ROWS = 1024  # at most: a dictionary page, 1 MB as writers make them, may hold one text that every row repeats
+ARROW_ROWS = 4096
 
 
 def source(input: Input) -> pa.NativeFile:
@@ -64,7 +65,7 @@ def parquet(input: Input, start: int, stop: int, fields: Fields, limits: Limits,
             if size > max(EXPANSION_FROM, limits.expansion * stored):
                 raise Damaged(input.path, f"row group {group} decompresses {stored:,} bytes to {size:,}, more than {limits.expansion} "
                                           "times as much; a decompression bomb?")  # fmt: skip
-            rows = max(1, min(BATCH_ROWS, BATCH_BYTES * max(facts.num_rows, 1) // max(size, 1)))
+            rows = max(1, min(PARQUET_ROWS, BATCH_BYTES * max(facts.num_rows, 1) // max(size, 1)))
             for batch in reader.iter_batches(batch_size=rows, row_groups=[group], columns=names, use_threads=False):
                 yield _documents(batch, row, places, input, fields, limits, tally)
                 row += batch.num_rows
@@ -78,8 +79,8 @@ def arrow(input: Input, start: int, stop: int, fields: Fields, limits: Limits, t
             places = _places(input, batch.schema, fields) if places is None else places
             if index >= start:
                 batch.validate()
-                for at in range(0, batch.num_rows, BATCH_ROWS):
-                    yield _documents(batch.slice(at, BATCH_ROWS), row + at, places, input, fields, limits, tally)
+                for at in range(0, batch.num_rows, ARROW_ROWS):
+                    yield _documents(batch.slice(at, ARROW_ROWS), row + at, places, input, fields, limits, tally)
             row += batch.num_rows
     if not row:
         tally.add("read: empty files", 1, [input.name])
