@@ -1,7 +1,8 @@
 """Measurements of many texts at once, for the rules: shares of letters and digits, lines, words, repetition.
 
-They read the bytes of an Arrow array through numpy, in comparisons of a whole array at a time. A character outside ASCII counts
-as a letter, and once for each of its 2-4 bytes where nothing else is said. Words are what blanks separate. Definitions follow Gopher (arXiv 2112.11446, table A1) and FineWeb.
+They read the bytes of an Arrow array through numpy, in comparisons of a whole array at a time. A character outside ASCII counts as a
+letter, and once for each of its 2-4 bytes where nothing else is said. Words are what blanks separate. Definitions follow Gopher (arXiv
+2112.11446, table A1) and FineWeb.
 """
 
 import functools
