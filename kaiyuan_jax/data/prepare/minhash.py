@@ -124,10 +124,18 @@ def ngrams(hashes: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray,
     counts = np.diff(offsets)
     possible = max(len(hashes) - n + 1, 0)
     grams = np.zeros(possible, np.uint64)
-    for place in range(n):
-        grams += hashes[place : place + possible] * _constants("n-gram", place + 1)[place]
+    for place, factor in enumerate(_constants("n-gram", n)):
+        grams += hashes[place : place + possible] * factor
     inside = np.arange(n, n + possible) <= np.repeat(offsets[1:], counts)[:possible]
     return _mix(grams if inside.all() else grams[inside]), np.maximum(counts - n + 1, 0)
+
+
+def ngrams_at(hashes: np.ndarray, places: np.ndarray, n: int) -> np.ndarray:
+    """uint64 hashes, as of `ngrams`, of the n-grams of words that begin at the places."""
+    grams = np.zeros(len(places), np.uint64)
+    for place, factor in enumerate(_constants("n-gram", n)):
+        grams += hashes[places + place] * factor
+    return _mix(grams)
 
 
 def _cut_long(data: memoryview, offsets: np.ndarray) -> np.ndarray:
