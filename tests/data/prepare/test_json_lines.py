@@ -116,6 +116,7 @@ def rows(parse, block, fields, limits=LIMITS):
 @given(st.lists(lines, min_size=1, max_size=5), FIELDS, st.sampled_from([b"\n", b"\r\n"]))
 @example([b'{"text": "a", "id": 1}', b'{"text": "b", "id": 2, "other": Inf}'], Fields(id="id"), b"\n")
 @example([b'{"text": "a"} {"text": "b"}', b'{"text": "c"', b', "q": 1}'], Fields(), b"\n")
+@example([b'{"text": "a"} {"text": "b"}', b'{"text": "c", "o": {}', b', "q": 1}'], Fields(), b"\n")
 @example([b'{"text": "a"}', b'{"text": "b", "o": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"], Fields(), b"\n")
 @example([b'{"text": "a", "id": 1}', b'{"text": "b", "id": true}'], Fields(id="id", metadata=("id",)), b"\n")
 def test_a_block_gives_what_its_lines_give_one_by_one(found, fields, end):

@@ -119,6 +119,16 @@ def test_pieces_of_any_size_give_the_rows_and_counts_of_the_whole(tmp_path_facto
     assert whole.counts["read: rows"] == 1 + sum(bool(line.strip()) for line in found)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "data.arrow", "file.arrow"])
+def test_places_in_tables_do_not_depend_on_pieces(tmp_path, name):
+    path = write(tmp_path, name, [{"text": None if row in (4, 8) else "t"} for row in range(10)])
+    for size in (0, 1, 30):
+        tally = Tally()
+        rows_of(path, fields=TEXT, size=size, tally=tally)
+        assert tally.counts == {"read: rows": 10, "read: no text": 2, "read: rows lost": 2}
+        assert set(tally.examples["read: no text"]) == {f"{name}, row 5", f"{name}, row 9"}
+
+
 def test_every_lost_row_is_counted_under_its_reason_with_its_place(tmp_path):
     rows = [
         b'{"text": "kept"}',
