@@ -163,24 +163,32 @@ class Measures:
         starts, ends, _ = self._lines
         return self._chosen((ends > starts) & (ends - starts < 30)) / self.lines
 
-    def _last(self, back: int = 1) -> np.ndarray:
-        """A byte near the end of each line, 0 where the line is shorter."""
+    @functools.cached_property
+    def _last(self) -> np.ndarray:
+        """The last byte of each line, 0 of an empty one."""
         starts, ends, _ = self._lines
-        if not len(self.data):
-            return np.zeros(len(ends), np.uint8)
-        return np.where(ends - starts >= back, self.data[np.maximum(0, ends - back)], 0).astype(np.uint8)
+        return (
+            np.where(ends > starts, self.data[np.maximum(0, ends - 1)], 0).astype(np.uint8)
+            if len(self.data)
+            else np.zeros(len(ends), np.uint8)
+        )
 
     @functools.cached_property
     def sentence_lines(self) -> np.ndarray:
         """Share of lines that end like a sentence."""
-        return self._chosen(_SENTENCE_END[self._last()]) / self.lines
+        return self._chosen(_SENTENCE_END[self._last]) / self.lines
 
     @functools.cached_property
     def ellipsis_lines(self) -> np.ndarray:
         """Share of lines that end with ... or …"""
-        dots = np.logical_and.reduce([self._last(back) == ord(".") for back in (1, 2, 3)])
-        sign = np.logical_and.reduce([self._last(back) == byte for back, byte in ((1, 0xA6), (2, 0x80), (3, 0xE2))])
-        return self._chosen(dots | sign) / self.lines
+        starts, ends, _ = self._lines
+        cut = np.zeros(len(ends), bool)
+        some = np.flatnonzero(((self._last == ord(".")) | (self._last == 0xA6)) & (ends - starts >= 3))
+        last_three = [self.data[ends[some] - back] for back in (3, 2, 1)]
+        cut[some] = np.logical_or.reduce(
+            [np.logical_and.reduce([byte == one for byte, one in zip(last_three, sign, strict=True)]) for sign in (b"...", "…".encode())]
+        )
+        return self._chosen(cut) / self.lines
 
     @functools.cached_property
     def bullet_lines(self) -> np.ndarray:
@@ -191,14 +199,11 @@ class Measures:
 
     @functools.cached_property
     def repeated_lines(self) -> np.ndarray:
-        """Share of the bytes that lies in lines seen before in the same text; lines of fewer than 4 bytes do not count."""
-        starts, ends, first = self._lines
-        lines = pc.list_flatten(pc.split_pattern(self.texts, "\n"))
-        codes = lines.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        size = ends - starts
-        texts = np.repeat(np.arange(len(self.texts)), np.diff(first))
-        _, earliest = np.unique(texts * (codes.max(initial=0) + 1) + codes, return_index=True)
-        again = np.ones(len(codes), bool)
-        again[earliest] = False
-        repeated = np.bincount(texts, np.where(again & (size >= 4), size, 0), minlength=len(self.texts))
-        return repeated / np.maximum(1, self.bytes)
+        """Share of the bytes that lies in lines seen before in the same text."""
+        data, bounds = self.data.tobytes(), self.offsets.tolist()
+        repeated = [_repeated(data[start:end].split(b"\n")) for start, end in zip(bounds, bounds[1:], strict=False)]
+        return np.array(repeated, np.float64) / np.maximum(1, self.bytes)
+
+
+def _repeated(lines: list[bytes]) -> int:
+    return sum(map(len, lines)) - sum(map(len, set(lines)))

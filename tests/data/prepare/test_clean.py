@@ -62,7 +62,8 @@ def test_counts_say_what_each_step_removed():
 
 PIECES = st.sampled_from(
     [
-        GOOD, "Advertisement", "a1@b.com", "Tel: 415-555-2671", "x", "", "Wow!!!!!!", "Home > News", "今天天气很好，我们去公园散步。" * 5, "\n",
+        GOOD, "Advertisement", "a1@b.com", "Tel: 415-555-2671", "x", "", "Wow!!!!!!", "Home > News",
+        "今天天气很好，我们去公园散步。" * 5, "\n",
         "特价包邮", "【广告】", "Der Hund und die Katze sind im Garten.", "404 not found", "the of and to " * 20, "<br/>", "★★★★★★",
     ]
 )  # fmt: skip

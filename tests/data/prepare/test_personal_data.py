@@ -69,7 +69,7 @@ STAYS = [
     "13958643712 = 13 * 2**30, pi = 3.14159265358979, 2^30 = 1073741824, 1 + 415 - 555 - 2671, 1,234,567,890",
     "timestamps 1577836800, 1577836800000; x = +1234567; (123) 456; 100-200-300; f(+12, 34)",
     "等于13958643712，人口1400000000人，2的30次方是1073741824。",
-    "class sk-spinner-bounce-animation, hf_model_name, npm_config_registry, eyJ is the head of a token; uuid 123e4567-e89b-12d3-a456-426614174000",
+    "class sk-spinner-bounce-animation, hf_model_name, npm_config_registry, eyJ begins a token; uuid 123e4567-e89b-12d3-a456-426614174000",
     "bind to 127.0.0.1, 0.0.0.0 or 10.0.0.1; the mask is 1.1.1.1",
     r"$x^{123-456}$, $(123) \times 10^{-3}$, $a_{1}@b$, \label{eq:1}, matrix[1:2]@v",
 ]
