@@ -33,9 +33,6 @@ _REWRITES_AFTER_NFC = (
 # str.isspace, less the controls, which are gone by then.
 _SPACES = "\t\n \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 HASH_BYTES = 16
-COLUMNS = pa.schema(
-    [("id", pa.large_string()), ("text", pa.large_string()), ("quality", pa.float64()), ("hash", pa.binary(HASH_BYTES))]
-)
 
 
 def normalise_text(text: str) -> str:
@@ -84,14 +81,3 @@ def _nfc(texts: pa.LargeStringArray) -> pa.LargeStringArray:
 def text_hash(text: str) -> bytes:
     """16 bytes that name a normalised text."""
     return hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
-
-
-def normalise(table: pa.Table) -> pa.Table:
-    """Normalises the texts of a table of (id, text, quality), drops empty ones and adds `hash`; a missing id becomes the hash."""
-    rows = []
-    for name, text, quality in zip(*(table.column(column).to_pylist() for column in ("id", "text", "quality")), strict=True):
-        text = normalise_text(text)
-        if text:
-            digest = text_hash(text)
-            rows.append((digest.hex() if name is None else name, text, quality, digest))
-    return pa.table([list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []], schema=COLUMNS)

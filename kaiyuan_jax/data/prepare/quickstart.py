@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import normalise, pipeline, quickstart_corpus, split
+from kaiyuan_jax.data.prepare import engine, normalise, pipeline, quickstart_corpus, split
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 
 VERSION = 1  # raise it when the extraction rules change
@@ -57,11 +57,14 @@ def prepare(output: str, vocabulary: int, *, force: bool = False) -> dict[str, p
         texts = [text for path in paths for text in sample(path)]
         trained = tokenizers.train(texts, vocabulary).to_str()
         _write(folder / "tokenizer.json", trained)
-    settings = pipeline.Settings(quality_field="quality", id_field="id", tokenizer=str(folder / "tokenizer.json"), heldout=HELDOUT)
+    # Near duplicates stay: the corpus is small, and its reference pages resemble one another by nature.
+    settings = pipeline.Settings(quality_field="quality", id_field="id", tokenizer=str(folder / "tokenizer.json"), heldout=HELDOUT,
+                                 near_duplicates=False)  # fmt: skip
+    started = engine.start()
     results = {}
     for source, path in zip(quickstart_corpus.SOURCES, paths, strict=True):
         with _step(f"prepare {source}"):
-            results[source] = pipeline.prepare([path], str(folder / source), settings, force=force)
+            results[source] = pipeline.prepare([path], str(folder / source), settings, engine=started, force=force)
     _write(mark, json.dumps(recipe, indent=1))
     return {source: dataclasses.replace(result, reused=False) for source, result in results.items()}
 

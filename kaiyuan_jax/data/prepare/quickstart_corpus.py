@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kaiyuan_jax.data.prepare import normalise, pieces, quality, read
+from kaiyuan_jax.data.prepare import normalise, pieces, quality
 
 WHEELS = ("sqlalchemy==2.1.9", "sphinx==9.1.1", "docutils==0.23", "networkx==3.7", "scipy==1.18.1", "scikit-learn==1.9.1",
           "statsmodels==0.15.0")  # fmt: skip
@@ -33,6 +33,7 @@ SUFFIXES = (".py", ".txt", ".rst", ".md", "METADATA", "PKG-INFO")
 TIER_WEIGHT = 0.6
 CODE_SHARES = {"django": 0.12, "networkx": 0.2, "sqlalchemy": 0.2, "sympy": 0.08, "statsmodels": 0.1}  # of files
 DOCSTRING_SHARE, REVIEW_SHARE = 0.45, 0.5
+COLUMNS = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("quality", pa.float64())])
 Document = tuple[str, str, float]  # id, text, tier
 
 _TEST = re.compile(r"(^|/)(tests?|testing|js_tests)/|(^|/)(test_[^/]*|conftest)\.py$")
@@ -168,4 +169,4 @@ def table(source: str, files: dict[str, Path]) -> pa.Table:
         text = normalise.normalise_text(text)
         if len(text) >= 8:
             rows.append((name, text, TIER_WEIGHT * tier + (1 - TIER_WEIGHT) * quality.score(text, KINDS[source])))
-    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=read.COLUMNS)
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=COLUMNS)

@@ -1,54 +1,65 @@
-"""Sorts the documents of one side by quality, tokenises them in that order and writes the store."""
+"""Pass 3: the ordered tokens become a store, one shard a task.
 
-from collections.abc import Callable, Iterator
+A shard is a range of the global order, and each part is sorted by that order, so a shard is one stretch of every part's tokens, copied
+document by document into place. Shards are files of their own: they are written in any order by any worker, and a finished one is kept.
+"""
+
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from kaiyuan_jax.data import store
-from kaiyuan_jax.data.prepare import tokenizer as tokenizers
+from kaiyuan_jax.data import store, store_write
+from kaiyuan_jax.data.prepare import rank
+from kaiyuan_jax.data.prepare.engine import Engine
+from kaiyuan_jax.data.prepare.job import Job
+from kaiyuan_jax.data.prepare.settings import Settings
 
-
-def final_order(quality: np.ndarray, hashes: list[bytes], seed: int) -> np.ndarray:
-    """int64 [n]: documents by ascending quality, equal quality by the seeded hash of the text."""
-    ties = np.array([int.from_bytes(store.tie_break(digest, seed), "big") for digest in hashes], np.uint64)
-    return np.lexsort((ties, quality))
+HIDDEN = ("rank", "hash", "part", "start")  # columns of the order that are not the store's
 
 
 def write(
+    job: Job,
+    engine: Engine,
     folder: Path,
     *,
-    ids: Callable[[int], str],
-    text: Callable[[int], str],
-    quality: np.ndarray,
-    hashes: list[bytes],
-    tokenizer,
+    side: str,
+    order: list[Path],
+    parts: list[dict],
     tokenizer_json: str,
+    vocabulary: int,
     eod: int,
-    scored: bool,
-    seed: int,
-    inputs: dict[str, str],
+    settings: Settings,
     facts: dict,
-    compression: int,
-    progress: Callable[[int], None],
-) -> store.Store:
-    """Writes the documents 0..n-1, whose id and text come from functions of the number, as a store; returns it opened."""
-    order = final_order(quality, hashes, seed)
+) -> store.Manifest:
+    """Writes the store of one side into `folder`. `parts` are the results of tokenise.make, in the order of their numbers."""
+    tokens, dtype = sum(part[side]["tokens"] for part in parts), store.token_type(vocabulary)
+    if not (folder / "tokens" / "zarr.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        store_write.create_tokens(folder, tokens, dtype, settings.compression)
+    tasks = [
+        {"folder": str(folder), "shard": shard, "end": min(tokens, (shard + 1) * store.SHARD), "order": [str(file) for file in order],
+         "parts": [part[side]["name"] + ".tokens" for part in parts], "dtype": dtype.name}
+        for shard in range(-(-tokens // store.SHARD))
+    ]  # fmt: skip
+    done = job.parts(engine, f"write {side}", shard, tasks, sizes=[task["end"] - task["shard"] * store.SHARD for task in tasks], unit="tok")
+    optional = [field for field in rank.schema(order) if field.name == "metadata" or field.name.startswith("score.")]
+    store_write.write_documents(folder, rank.tables(order), pa.schema([*store.COLUMNS, *optional]))
+    digests = [bytes.fromhex(facts["digest"]) for facts in done]
+    return store_write.finish(folder, digests=digests, tokenizer_json=tokenizer_json, vocabulary=vocabulary, eod=eod,
+                              scored=not settings.unscored, seed=settings.seed, facts=facts)  # fmt: skip
 
-    def texts() -> Iterator[str]:
-        for document in order:
-            found = text(document)
-            sizes.append(len(found.encode()))
-            yield found
 
-    def documents():
-        for document, tokens in zip(order, tokenizers.encode(tokenizer, texts(), eod), strict=True):
-            size = sizes.pop(0)
-            progress(size)
-            yield ids(document), quality[document], size, tokens
-
-    sizes: list[int] = []
-    return store.write_store(
-        folder, documents=documents(), tokenizer_json=tokenizer_json, vocabulary=tokenizers.vocabulary(tokenizer), eod=eod,
-        scored=scored, seed=seed, inputs=inputs, facts=facts, compression=compression,
-    )  # fmt: skip
+def shard(task: dict) -> dict:
+    """Writes one shard and gives its digest."""
+    begin, end = task["shard"] * store.SHARD, task["end"]
+    table = rank.overlapping([Path(file) for file in task["order"]], begin, end, ["offset", "length", "part", "start"])
+    values = np.empty(end - begin, task["dtype"])
+    sources = {}
+    columns = (table[name].to_numpy().tolist() for name in ("offset", "length", "part", "start"))
+    for offset, length, part, start in zip(*columns, strict=True):
+        if part not in sources:
+            sources[part] = np.asarray(np.memmap(task["parts"][part], task["dtype"], "r"))
+        low, high = max(begin, offset), min(end, offset + length)
+        values[low - begin : high - begin] = sources[part][start + low - offset : start + high - offset]
+    return {"digest": store_write.write_shard(Path(task["folder"]), task["shard"], values).hex()}

@@ -1,4 +1,4 @@
-"""The whole preparation: the same input gives the same bytes, nothing half-made is ever left, and mistakes cost one line."""
+"""The whole preparation: the same documents give the same bytes, nothing half-made is ever left, and mistakes cost one line."""
 
 import dataclasses
 import json
@@ -12,13 +12,15 @@ import time
 import numpy as np
 import pytest
 
-from kaiyuan_jax.data.prepare import pipeline
+from kaiyuan_jax.data.prepare import engine, pipeline, split
 from kaiyuan_jax.data.prepare.normalise import text_hash
-from kaiyuan_jax.data.prepare.pipeline import PrepareError, Settings, prepare, summary
+from kaiyuan_jax.data.prepare.pipeline import prepare, summary
+from kaiyuan_jax.data.prepare.settings import PrepareError, Settings, check
 from kaiyuan_jax.data.store import open_store, verify_store
 
 ROOT = pathlib.Path(__file__).parents[3]
-SETTINGS = Settings(quality_field="q", id_field="id", vocabulary=300, heldout=0.2)
+# The rows below differ in their numbers alone, which near de-duplication does not look at.
+SETTINGS = Settings(quality_field="q", id_field="id", vocabulary=300, heldout=0.2, near_duplicates=False)
 ROWS = [{"id": f"d{i}", "text": f"document {i} says {i * i} and the text ends <|endoftext|>", "q": (i * 7 % 13) / 4} for i in range(120)]
 
 
@@ -29,7 +31,18 @@ def write(path, rows):
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Everything but the report, which tells how and how fast it was made."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "report.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def near_rows():
+    """Ten pairs of documents that differ in one word of two hundred."""
+    rows = []
+    for i in range(10):
+        words = [f"w{i}x{j}" for j in range(200)]
+        rows += [{"id": f"n{i}{k}", "text": " ".join([*words[:100], f"other{k}", *words[101:]]), "q": k} for k in (0, 1)]
+    return rows
 
 
 def texts(store):
@@ -58,15 +71,26 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_place_and_order(tmp_pa
     prepare([str(tmp_path / "one")], str(tmp_path / "x"), SETTINGS)
     prepare([str(tmp_path / "two" / "b.jsonl"), str(tmp_path / "two" / "a.jsonl")], str(tmp_path / "y"), SETTINGS)
     left, right = contents(tmp_path / "x"), contents(tmp_path / "y")
-    assert left == right and {"train/manifest.json", "heldout/manifest.json", "train/documents.arrow"} <= set(left)
+    assert left == right and {"train/manifest.json", "heldout/manifest.json", "train/documents.parquet"} <= set(left)
     assert str(tmp_path) not in left["train/manifest.json"].decode()
 
 
-def test_the_order_of_rows_changes_nothing_but_the_checksum_of_the_input(tmp_path):
-    first = prepare([write(tmp_path / "1" / "a.jsonl", ROWS)], str(tmp_path / "x"), SETTINGS)
-    second = prepare([write(tmp_path / "2" / "a.jsonl", ROWS[::-1])], str(tmp_path / "y"), SETTINGS)
-    assert first.train.manifest.tokens_sha256 == second.train.manifest.tokens_sha256
-    assert first.train.manifest.documents_sha256 == second.train.manifest.documents_sha256
+def test_neither_files_nor_rows_nor_workers_nor_parts_change_a_byte(tmp_path, monkeypatch):
+    rows = near_rows() + [row | {"meta": {"n": i % 7}} for i, row in enumerate(ROWS * 20)] + ROWS[:40]
+    settings = dataclasses.replace(SETTINGS, metadata_fields=("meta.n",), scores=("heuristic",), sort_by="quality", near_duplicates=True)
+    prepare([write(tmp_path / "1" / "a.jsonl", rows)], str(tmp_path / "x"), settings)
+    shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    for i in range(5):
+        write(tmp_path / "2" / f"{i}.jsonl", shuffled[i::5])
+    monkeypatch.setattr(engine, "SMALL", 0)
+    monkeypatch.setattr(pipeline, "PART_BYTES", 1 << 20)
+    prepare([str(tmp_path / "2")], str(tmp_path / "y"), settings, engine=engine.start(workers=2, memory=1 << 26))
+    left, right = contents(tmp_path / "x"), contents(tmp_path / "y")
+    assert left == right and "fingerprints.parquet" in left
+    counts = json.loads((tmp_path / "y" / "report.json").read_text())["counts"]
+    assert counts["near duplicates"] >= 10 and counts["exact duplicates"] >= 40
+    table = open_store(tmp_path / "x" / "train").documents
+    assert table.column("metadata")[0].as_py().startswith("{") and len(table.column("score.heuristic")) == len(table)
 
 
 def test_another_seed_reorders_equal_scores_and_moves_nothing_across_the_split(tmp_path):
@@ -80,11 +104,12 @@ def test_duplicates_keep_the_best_score_and_empty_texts_go(tmp_path):
     rows = [{"id": "a", "text": "same\r\n", "q": 1}, {"id": "b", "text": "same", "q": 3}, {"id": "c", "text": " \n", "q": 2}, *ROWS]
     result = prepare([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out"), dataclasses.replace(SETTINGS, heldout=0.0))
     counts = result.train.manifest.facts["counts"]
-    assert counts == {"read": 123, "empty": 1, "without_quality": 0, "duplicates": 1, "heldout": 0}
+    expected = {"documents read": 123, "empty": 1, "documents cleaned": 122, "without quality": 0, "exact duplicates": 1}
+    assert {name: counts[name] for name in expected} == expected
     assert result.heldout is None and not (tmp_path / "out" / "heldout").exists()
     table = result.train.documents
     (at,) = [i for i in range(len(table)) if table.id(i) in ("a", "b")]
-    assert table.id(at) == "b" and table.quality[at] == 3
+    assert table.id(at) == "b" and table.quality[at] == 3 and table.copies[at] == 2 and table.copies.sum() == 122
 
 
 def test_a_text_is_on_the_same_side_in_every_source(tmp_path):
@@ -95,10 +120,10 @@ def test_a_text_is_on_the_same_side_in_every_source(tmp_path):
 
 def test_without_scores_the_heuristic_or_a_hash_orders(tmp_path):
     path = write(tmp_path / "a.jsonl", ROWS)
-    scored = prepare([path], str(tmp_path / "x"), Settings(vocabulary=300))
+    scored = prepare([path], str(tmp_path / "x"), Settings(vocabulary=300, near_duplicates=False))
     assert scored.train.scored and 0 < scored.train.documents.quality[0] < scored.train.documents.quality[-1] < 1
     assert scored.train.documents.id(0) in {text_hash(row["text"]).hex() for row in ROWS}
-    unscored = prepare([path], str(tmp_path / "y"), Settings(vocabulary=300, unscored=True))
+    unscored = prepare([path], str(tmp_path / "y"), Settings(vocabulary=300, unscored=True, near_duplicates=False))
     assert not unscored.train.scored and (unscored.train.documents.quality == 0).all() and "unscored" in summary("y", unscored)
 
 
@@ -130,7 +155,7 @@ def test_documents_without_a_finite_score_are_refused_or_dropped(tmp_path, score
         prepare([path], str(tmp_path / "out"), SETTINGS)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl"]
     result = prepare([path], str(tmp_path / "out"), dataclasses.replace(SETTINGS, missing_quality="drop"))
-    assert result.train.manifest.facts["counts"]["without_quality"] == 1
+    assert result.train.manifest.facts["counts"]["without quality"] == 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +178,7 @@ def test_settings_that_cannot_work_are_named_before_anything_is_read(tmp_path, c
 
 def test_every_wrong_setting_has_its_line():
     with pytest.raises(PrepareError) as error:
-        pipeline.check(Settings(heldout=2, kind="poem", vocabulary=1))
+        check(Settings(heldout=2, kind="poem", vocabulary=1))
     assert len(str(error.value).splitlines()) == 3
 
 
@@ -166,7 +191,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path):
 def test_input_without_text_or_all_held_out_is_refused(tmp_path):
     with pytest.raises(PrepareError, match="no text in 1 rows"):
         prepare([write(tmp_path / "a.jsonl", [{"text": " "}])], str(tmp_path / "out"), Settings())
-    held = next(row for row in ROWS if pipeline.split.heldout([text_hash(row["text"])], 0.9)[0])
+    held = next(row for row in ROWS if split.heldout([text_hash(row["text"])], 0.9)[0])
     with pytest.raises(PrepareError, match="holds out all 1 documents"):
         prepare([write(tmp_path / "a.jsonl", [held])], str(tmp_path / "out"), dataclasses.replace(SETTINGS, heldout=0.9))
 
@@ -177,27 +202,32 @@ def command(*flags):
 
 def test_the_script_prepares_and_reports_mistakes_in_one_line(tmp_path):
     path = write(tmp_path / "a.jsonl", ROWS)
-    flags = f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out", "--vocabulary=300"
+    flags = f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out", "--vocabulary=300", "--nonear_duplicates"
     good = subprocess.run(command(*flags), capture_output=True, text=True)
     assert good.returncode == 0 and "documents read" in good.stdout and "bytes/token" in good.stdout, good.stderr
     bad = subprocess.run(command(f"--input={path}", f"--output={tmp_path}/out2", "--text_field=body"), capture_output=True, text=True)
-    assert bad.returncode == 2 and "no field 'body'; found id, q, text; set --text_field" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.returncode == 2 and "no field 'body'; found id, text, q; set --text_field" in bad.stderr and "Traceback" not in bad.stderr
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_leaves_no_store_and_the_next_one_clears_up(tmp_path, kill):
-    rows = [{"id": str(i), "text": f"{i} " * 2000, "q": 1.0} for i in range(3000)]
+def test_a_killed_job_goes_on_from_its_finished_parts_to_the_same_bytes(tmp_path, kill):
+    rows = [{"id": str(i), "text": f"{i} " + " ".join(f"w{i * j % 997}" for j in range(400)), "q": 1.0} for i in range(9000)]
     path, out = write(tmp_path / "in" / "a.jsonl", rows), tmp_path / "out"
-    run = subprocess.Popen(command(f"--input={path}", f"--output={out}", "--quality_field=q"), stderr=subprocess.DEVNULL, env=os.environ)
-    partial, began = tmp_path / "out.partial" / "texts.arrow", time.time()
-    while not (partial.exists() and partial.stat().st_size > 1 << 20) and time.time() - began < 60:
+    flags = [f"--input={path}", "--quality_field=q", "--vocabulary=300", "--memory=0.25", "--workers=2"]
+    run = subprocess.Popen(command(*flags, f"--output={out}"), stderr=subprocess.DEVNULL, env=os.environ)
+    first, began = tmp_path / "out.work" / "documents" / "000000.json", time.time()
+    while not first.exists() and time.time() - began < 60:
         time.sleep(0.02)
+    assert first.exists()
     run.send_signal(kill)
-    assert run.wait() != 0 and not out.exists()
-    assert (tmp_path / "out.partial").exists() == (kill == signal.SIGKILL)
-    write(tmp_path / "in" / "a.jsonl", ROWS)
-    prepare([path], str(out), SETTINGS)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"] and open_store(out / "train").tokens > 0
+    assert run.wait() != 0 and not out.exists() and not (tmp_path / "out.partial" / "report.json").exists()
+    settings = Settings(quality_field="q", vocabulary=300)
+    again = prepare([path], str(out), settings, engine=engine.start(workers=2, memory=1 << 28))
+    documents = next(step for step in again.report["steps"] if step["step"] == "documents")
+    assert 0 < documents["resumed"] < documents["tasks"]
+    prepare([path], str(tmp_path / "calm"), settings, engine=engine.start(workers=1))
+    assert contents(out) == contents(tmp_path / "calm")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["calm", "in", "out"]
 
 
 def test_rows_of_sequences_cross_documents(tmp_path):

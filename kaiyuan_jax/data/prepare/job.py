@@ -1,0 +1,121 @@
+"""The work folder of one preparation: which steps and parts are done, so that a killed job goes on where it was.
+
+    <output>.lock      held by the process that prepares `<output>`; the system releases it when that process ends, however it ends
+    <output>.work/     one folder a step; a part is done when its `NAME.json` is there, a step when its `manifest.json` is
+    <output>.partial/  the result, renamed to `<output>` when it is whole
+
+What is in the work folder belongs to one fingerprint (input, settings, versions). For any other it is thrown away.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kaiyuan_jax.config import UserError
+from kaiyuan_jax.data.prepare.engine import Engine
+
+
+class JobError(UserError):
+    """A job that cannot run now: another one holds its output, or the disk is full."""
+
+
+class Job:
+    """The folders of one preparation. `done` and `parts` say what need not be done again."""
+
+    def __init__(self, output: Path, fingerprint: str):
+        self.output = output
+        self.work = output.with_name(output.name + ".work")
+        self.partial = output.with_name(output.name + ".partial")
+        mark = self.work / "job.json"
+        known = {"fingerprint": fingerprint}
+        if not (mark.is_file() and mark.read_text(encoding="utf-8") == json.dumps(known)):
+            self.clear()
+            self.work.mkdir(parents=True)
+            write_json(mark, known)
+
+    def folder(self, step: str) -> Path:
+        (self.work / step).mkdir(exist_ok=True)
+        return self.work / step
+
+    def clear(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def step(self, step: str, make: Callable[[Path], dict]) -> dict:
+        """The facts of a finished step, made by `make(folder)` unless its manifest is there."""
+        manifest = self.folder(step) / "manifest.json"
+        if not manifest.is_file():
+            began = time.perf_counter()
+            facts = make(manifest.parent)
+            write_json(manifest, {"step": step, "seconds": _seconds(began), **facts})
+        return read_json(manifest)
+
+    def parts(self, engine: Engine, step: str, function: Callable, tasks: list[dict], *, sizes: list[int], unit: str) -> list[dict]:
+        """Facts of every task's part in the order of the tasks; only those without a mark in the folder of `step` are run.
+
+        `function(task)` gets the task and `name`, a path without an ending for its files in that folder, and returns a dictionary.
+        """
+        folder = self.folder(step)
+        names = [f"{number:06d}" for number in range(len(tasks))]
+        waiting = [number for number, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
+        began = time.perf_counter()
+        given = [tasks[number] | {"name": str(folder / names[number])} for number in waiting]
+        with tqdm(total=sum(sizes), desc=step, unit=unit, unit_scale=True, disable=None, delay=0.5) as bar:
+            bar.update(sum(sizes) - sum(sizes[number] for number in waiting))
+            for number, facts in engine.map(function, given, step, sum(sizes)):
+                write_json(folder / f"{names[waiting[number]]}.json", facts)
+                bar.update(sizes[waiting[number]])
+        if waiting or not (folder / "manifest.json").is_file():
+            facts = {"step": step, "seconds": _seconds(began), "tasks": len(tasks), "resumed": len(tasks) - len(waiting)}
+            write_json(folder / "manifest.json", facts)
+        return [read_json(folder / f"{name}.json") for name in names]
+
+    def manifests(self) -> list[dict]:
+        """What every finished step says about itself, in the order in which they finished."""
+        return [read_json(path) for path in sorted(self.work.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)]
+
+
+def _seconds(began: float) -> float:
+    return round(time.perf_counter() - began, 2)
+
+
+def write_json(path: Path, value: dict) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Holds the output for this process; raises `JobError` if another process does, or if the disk fills up inside."""
+    path = output.with_name(output.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError(f"--output={output}: another process is preparing it; wait for it or choose another folder") from None
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(path.parent).free
+            raise JobError(
+                f"--output={output}: no space left on the disk ({free / 1e6:,.0f} MB free); finished parts stay in {output}.work: free "
+                "some space and run the same command, or remove that folder"
+            ) from None
+        finally:
+            os.unlink(path)

@@ -1,0 +1,65 @@
+"""Pass 2: the texts of a part that stay become tokens, in the order that the store will have.
+
+For each side (train, heldout) of a part:
+
+    NAME.SIDE.tokens     raw tokens of the documents, one after the other, sorted by (quality, tie break, hash)
+    NAME.SIDE.parquet    one row a document in the same order: quality, rank (the tie break), hash, length, bytes, copies, part, start
+                         (its first token in the file), id, metadata, score.NAME
+
+Every part being sorted, a shard of the store, which is a range of that order, is one stretch of each part.
+"""
+
+import functools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kaiyuan_jax.data import store
+from kaiyuan_jax.data.prepare import split
+from kaiyuan_jax.data.prepare import tokenizer as tokenizers
+from kaiyuan_jax.data.prepare.documents import Part
+
+SIDES = ("train", "heldout")
+ORDER = ["quality", "rank", "hash"]  # sort key of the store
+
+
+def make(task: dict) -> dict:
+    """Writes both sides of one part; gives documents and tokens of each. The task names part, settings, tokenizer and survivors."""
+    part, settings = Part(**task["part"]), task["settings"]
+    table = survivors(part, task["survivors"])
+    if not settings.metadata_fields:
+        table = table.drop_columns("metadata")
+    ranks = [int.from_bytes(store.tie_break(digest, settings.seed), "big") for digest in table["hash"].to_pylist()]
+    table = table.append_column("rank", pa.array(ranks, pa.uint64()))
+    table = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]))
+    texts = part.texts()
+    held = split.heldout(table["hash"].to_pylist(), settings.heldout)
+    result = {}
+    for side, members in zip(SIDES, (~held, held), strict=True):
+        mine = table.filter(pa.array(members)).combine_chunks()
+        chosen = texts.take(mine["row"].combine_chunks()).to_pylist() if mine.num_rows else []
+        tokens, lengths = _encoder(task["tokenizer"], task["eod"])(chosen)
+        name = f"{task['name']}.{side}"
+        tokens.astype(store.token_type(task["vocabulary"])).tofile(name + ".tokens")
+        mine = mine.append_column("length", pa.array(lengths)).append_column("start", pa.array(np.cumsum(lengths) - lengths))
+        mine = mine.append_column("part", pa.array(np.full(len(lengths), task["place"], np.int32))).rename_columns({"size": "bytes"})
+        pq.write_table(mine.drop_columns(["row", "uid"]), name + ".parquet", compression="lz4", row_group_size=1 << 16)
+        result[side] = {"documents": len(lengths), "tokens": len(tokens), "bytes": int(pc.sum(mine["bytes"]).as_py() or 0), "name": name}
+    return result
+
+
+def survivors(part: Part, path: str) -> pa.Table:
+    """The rows of a part that stay, with `copies` and `row`, their place in the part; `path` holds uid and copies of every part."""
+    first = part.number << 32
+    kept = pq.read_table(path, filters=[("uid", ">=", first), ("uid", "<", first + (1 << 32))])
+    rows = kept["uid"].to_numpy() - first
+    columns = [name for name in pq.read_schema(part.name + ".parquet").names if name not in ("bands", "tie", "input")]
+    table = part.table(columns).take(pa.array(rows))
+    return table.append_column("copies", kept["copies"]).append_column("row", pa.array(rows))
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(path: str, eod: int) -> tokenizers.Encoder:
+    return tokenizers.Encoder(tokenizers.load(path)[1], eod)
