@@ -2,7 +2,7 @@
 
 `check` needs nothing but the description: no store, no device. What also needs the stores' sizes (a token budget beyond what
 selection and repetition give, an averaging window longer than the run) is checked where sizes are known, in `data/recipe.py` and
-`plan.py`, with the same error. Every problem is reported at once, one line each: field, value found, what is allowed.
+`plan/checks.py`, with the same error. Every problem is reported at once, one line each: field, value found, what is allowed.
 """
 
 import dataclasses

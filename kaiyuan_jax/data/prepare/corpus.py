@@ -52,6 +52,7 @@ def plain(text: str) -> list[str]:
     return [text]
 
 
+INFO = r"/share/info/.*\.info(-\d+)?\.gz$"
 PAGE, MAN = corpus_text.html_page, corpus_text.manual_page
 LEFT_OUT = Rule(r"/(genindex|search|py-modindex|contents|all|print|toc|bookindex)[^/]*\.html$|/_modules/|_toc\.html$", "", None, plain)
 
@@ -153,8 +154,8 @@ PACKAGES = (
         (r"/tut/.*\.html$", "mathematics", 1.0, PAGE),
         (r"\.html$", "mathematics", 0.6, PAGE),
     ),
-    debian("maxima-doc", (r"/html/.*\.html$", "mathematics", 0.6, PAGE), (r"/implementation/", "mathematics", 0.8, plain)),
-    debian("octave-doc", (r"/octave\.html/.*\.html$", "mathematics", 0.6, PAGE)),
+    debian("maxima-doc", (INFO, "mathematics", 0.6, corpus_text.info), (r"/implementation/", "mathematics", 0.8, plain)),
+    debian("octave-doc", (INFO, "mathematics", 0.6, corpus_text.info)),
     debian(
         "pari-doc",
         (r"/tutorial[^/]*\.tex$", "mathematics", 1.0, plain),

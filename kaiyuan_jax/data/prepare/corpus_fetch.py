@@ -167,7 +167,8 @@ _LICENSES = (("GNU Free Documentation License", "GFDL"), ("GNU Affero", "AGPL"),
 def license_name(notice: str) -> str:
     """The licences that a notice names, at most six, comma-separated; "see the notice" where none is recognised."""
     fields = re.findall(r"(?m)^License(?:-Expression)?:[ \t]*(\S+(?: \S+){0,6})[ \t]*$", notice)
-    fields += [field for field in re.findall(r"(?m)^Classifier: License :: (?:OSI Approved :: )?(.+)$", notice) if not fields]
+    fields = [field for field in fields if field != "UNKNOWN"]
+    fields = fields or re.findall(r"(?m)^Classifier: License :: (?:OSI Approved :: )?(.+)$", notice)
     fields = fields or [short for long, short in _LICENSES if long.lower() in " ".join(notice.lower().split())]
     return ", ".join(list(dict.fromkeys(field.strip() for field in fields))[:6]) or "see the notice"
 

@@ -279,7 +279,7 @@ def test_text_is_decoded_as_utf8_or_as_the_page_declares(content, decoded):
     ("notice", "name"),
     [
         ("Files: *\nLicense: GPL-2+\n body\nFiles: x\nLicense: MIT\nLicense: GPL-2+\n", "GPL-2+, MIT"),
-        ("Classifier: License :: OSI Approved :: BSD License\n", "BSD License"),
+        ("License: UNKNOWN\nClassifier: License :: OSI Approved :: BSD License\n", "BSD License"),
         ("may be copied under the GNU\n  General Public License, version 2", "GPL"),
         ("all rights reserved", "see the notice"),
     ],
