@@ -69,3 +69,38 @@ def test_every_feature_has_a_weight_and_lies_between_0_and_1(table):
 def test_ramps_are_0_at_one_end_and_1_at_the_other(value, low, high):
     if low != high:
         assert quality.ramp(low, low, high) == 0 and quality.ramp(high, low, high) == 1 and 0 <= quality.ramp(value, low, high) <= 1
+
+
+FRAGMENT = st.sampled_from(
+    "the |don't |don’t |a-b|-|--|'|''|-'|’|\x01| |\n|\n\n|x3|3abc|_a|def |def\n|async |async def f|class A:|int x|Auto-generated|"
+    "DO NOT EDIT|éa|É|\u212a|“q”|—|…|.|! |12345678|http://|@|QQ|中，|\u3000|\x0b|\x1c|\xa0|#c\n|//d\n|five pure words are here now\n|\t|"
+    "１２３４５６７".split("|")
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(FRAGMENT | st.text(max_size=3), max_size=40).map("".join))
+def test_the_fast_ways_count_what_the_regular_expressions_define(text):
+    words = [word if isinstance(word, str) else word.decode().replace("\x01", "’") for word in quality._words(text)]
+    assert words == (quality._ASCII_WORD if text.isascii() else quality._WORD).findall(text.lower())
+    assert [name if isinstance(name, str) else name.decode() for name in quality._names(text)] == quality._IDENTIFIER.findall(text)
+    assert quality._definitions(text, quality._filled(text)) == len(quality._DEFINITION.findall(text))
+    assert quality._is_generated(text) == bool(quality._GENERATED.search(text))
+    assert quality._visible(text) == max(1, len("".join(text.split())))
+    addresses = sum(map(text.count, ("http://", "https://", "www.", "@", "QQ")))
+    assert quality._addresses(text) == addresses + len(quality._LONG_NUMBER.findall(text))
+    running = [line for line in text.split("\n") if sum(map(str.isalpha, line.split())) >= 5]
+    assert [line for line in text.split("\n") if quality._is_running(line)] == running
+
+
+GOLDEN = [
+    (PROSE, "prose", 0.9155834547746275),
+    (CHINESE, "chinese", 0.8262827139585848),
+    (PROSE.replace("a ", "a “great” "), "prose", 0.9146358709847174),
+    ("def f(x):\n    # adds one\n    return x + 1\n" * 3, "code", 0.598188134529183),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "score"), GOLDEN, ids=[kind for _, kind, _ in GOLDEN])
+def test_scores_of_known_texts_stay_what_they_are(text, kind, score):
+    assert quality.score(text, kind) == pytest.approx(score, abs=0.02)  # builds of zlib compress a little differently
