@@ -258,11 +258,18 @@ def read_labels(path: str | Path) -> list[str]:
         raise FastTextError(f"{path}: not a fastText model, or cut off; expected .bin or .ftz") from None
 
 
+def library():
+    """The module that applies models; raises `FastTextError` where it is not installed."""
+    try:
+        import fasttext
+    except ImportError:
+        raise FastTextError("fastText models need fasttext-predict; install it with pip install 'kaiyuan_jax[engine]'") from None
+    return fasttext
+
+
 @functools.lru_cache(maxsize=4)
 def _load(path: str, changed: int):
-    import fasttext
-
-    return fasttext.load_model(path)
+    return library().load_model(path)
 
 
 def apply(path: str, label: str, texts: Iterable[str]) -> list[float | None]:

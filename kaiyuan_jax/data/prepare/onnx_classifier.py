@@ -2,8 +2,9 @@
 
 A score must not depend on the documents that happened to share a batch, else two runs over differently cut files would sort texts
 differently. Matrix products of another shape round differently, so shapes are fixed: a text of n tokens is padded to the next multiple of
-64 (at most 512) and goes into a batch of exactly 2048 / length rows, filled up with rows of padding. What a text meets is then a function
-of the text alone. Runtimes do not promise that equal rows of equal shapes give equal bits, but on CPUs they do, and a test holds it.
+16 (at most 512) and goes into a batch of exactly max(1, 256 // length) rows, filled up with rows of padding. What a text meets is then a
+function of the text alone. Runtimes do not promise that equal rows of equal shapes give equal bits, but on CPUs they do, and a test holds
+it. Larger batches are no faster on a core: 25 tokens already keep it busy (docs/scoring.md).
 Models quantised dynamically take one scale from the whole batch: they get one text at a time.
 
 Score of a label: its softmax (its sigmoid where config.json says multi_label_classification); of a model with one output: that output
@@ -22,8 +23,8 @@ import numpy as np
 from kaiyuan_jax.config import UserError
 
 TOKENS = 512  # of a text that are looked at
-STEP = 64  # texts are padded to multiples of this
-BATCH_TOKENS = 2048
+STEP = 16  # texts are padded to multiples of this
+BATCH_TOKENS = 256
 CHARACTERS = 64  # a token, at most
 FILES = ("model.onnx", "tokenizer.json", "config.json")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

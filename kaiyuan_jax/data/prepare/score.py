@@ -60,6 +60,7 @@ class FastText:
 
     def check(self) -> None:
         _need_label(self.label, fasttext_model.read_labels(self.path), self.path)
+        fasttext_model.library()
 
     def values(self, documents: pa.Table) -> list[float | None]:
         return fasttext_model.apply(self.path, self.label, documents["text"].to_pylist())

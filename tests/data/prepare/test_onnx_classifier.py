@@ -147,7 +147,7 @@ def test_labels_that_do_not_exclude_each_other_are_sigmoids(tmp_path):
 ALL = texts(60)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.permutations(range(len(ALL))), st.lists(st.integers(1, len(ALL) - 1), max_size=6))
 def test_a_score_is_the_same_bits_in_any_batch(two, order, cuts):
     classifier = onnx_classifier.load(two[0])
