@@ -217,6 +217,14 @@ def test_domains_add_up_by_phase_and_over_the_run():
     ]
 
 
+def test_domains_of_many_phases_are_wrapped_to_the_width_of_a_terminal():
+    tree = with_domains([phase(f"phase{i}", "uniform") for i in range(13)])
+    page = planning.describe(tree)
+    heads = [line.split() for line in page.splitlines() if line.startswith("  domain ")]
+    assert heads == [["domain", *(f"phase{i}" for i in part)] for part in (range(6), range(6, 12))] + [["domain", "phase12", "run"]]
+    assert max(map(len, page.splitlines())) <= 120
+
+
 def test_a_page_without_domains_does_not_mention_them():
     assert "Domains" not in planning.describe(experiment([phase()]))
 

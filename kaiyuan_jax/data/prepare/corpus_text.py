@@ -18,7 +18,8 @@ SKIPPED_CLASSES = frozenset(
     "headerlink sphinxsidebar sphinxsidebarwrapper related navheader navfooter sidebar nav-chapters nav-wrapper menu-bar footer "
     "search-container mobile-nav-chapters sidebar-elems src-link srclink toc chlinktop chlinkprevnextbot skip-link prev-next-area "
     "bd-sidebar bd-sidebar-primary bd-sidebar-secondary bd-header bd-footer bd-toc header-article globaltoc mathjax_preview nav docnav "
-    "leftside rightside dropdowns".split()
+    "leftside rightside dropdowns sidebar-drawer sidebar-tree toc-drawer mobile-header related-pages back-to-top overlay left-details "
+    "right-details theme-toggle-container visually-hidden".split()
 )
 SKIPPED_IDS = frozenset("hd ft banner sidebar TopLeftHeader navbar-main".split())
 SKIPPED_ROLES = frozenset({"navigation", "search", "banner"})
