@@ -6,10 +6,11 @@ digits are 0, punctuation and symbols are spaces, combining marks vanish. A char
 normalisation is thus one table over code points, and hashing words is arithmetic over arrays. With t_i the random number of the
 character at i, and R odd, a word [s, e) has the hash R^-s (sum_{i<e} t_i R^i - sum_{i<s} t_i R^i) mod 2^64: two prefix sums.
 
-A set of n-grams A is summarised by the smallest of a h + b mod 2^32 over its hashes h, for 126 pairs (a, b). Two sets share one such
-minimum with probability J = |A and B| / |A or B|, a band of r of them with J^r, and at least one of b bands with 1 - (1 - J^r)^b. For 128
-permutations and a threshold of 0.7, b = 14 and r = 9 balance what is wrongly found and wrongly missed (Leskovec et al., Mining of
-Massive Datasets, chapter 3). A band is stored as one 64-bit hash with its number mixed in.
+A set of n-grams A is summarised by the smallest of a h mod 2^32 over its hashes h, for 126 odd numbers a (the hashes being well mixed, to
+add a shift changed nothing in the estimates and took a quarter longer). Two sets share one such minimum with probability
+J = |A and B| / |A or B|, a band of r of them with J^r, and at least one of b bands with 1 - (1 - J^r)^b. For 128 permutations and a
+threshold of 0.7, b = 14 and r = 9 balance what is wrongly found and wrongly missed (Leskovec et al., Mining of Massive Datasets, chapter
+3). A band is stored as one 64-bit hash with its number mixed in.
 """
 
 import dataclasses
@@ -163,8 +164,10 @@ def batches(bounds: np.ndarray, limit: int):
 
 def _words_of_block(data: memoryview, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(hashes and first characters of the words of texts, borders of the texts in characters); `places` are the borders in bytes."""
-    codes = np.frombuffer(str(data, "utf-8").encode("utf-32-le"), np.uint32)
-    if len(codes) < len(data):
+    if bytes(data).isascii():
+        codes = np.frombuffer(data, np.uint8)
+    else:
+        codes = np.frombuffer(str(data, "utf-8").encode("utf-32-le"), np.uint32)
         texts = pa.LargeStringArray.from_buffers(len(places) - 1, pa.py_buffer(places), pa.py_buffer(data))
         places = np.append(0, np.cumsum(pc.utf8_length(texts).to_numpy()))
     characters = _alphabet().take(codes)
@@ -188,11 +191,9 @@ def _words_of_block(data: memoryview, places: np.ndarray) -> tuple[np.ndarray, n
 def _minima(grams: np.ndarray, starts: np.ndarray, permutations: int, seed: int) -> np.ndarray:
     """uint32 [permutations, texts]: the smallest value of each permutation over the n-grams of each text."""
     factors = (_constants(f"factors {seed}", permutations) >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
-    shifts = (_constants(f"shifts {seed}", permutations) >> np.uint64(32)).astype(np.uint32)
     values, minima = np.empty_like(grams), np.empty((permutations, len(starts)), np.uint32)
-    for factor, shift, row in zip(factors, shifts, minima, strict=True):
+    for factor, row in zip(factors, minima, strict=True):
         np.multiply(grams, factor, out=values)
-        np.add(values, shift, out=values)
         np.minimum.reduceat(values, starts, out=row)
     return minima
 
