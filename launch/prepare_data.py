@@ -15,9 +15,10 @@ import glob
 from absl import flags
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import engine, pipeline
+from kaiyuan_jax.data.prepare import engine, pipeline, summary
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
 from kaiyuan_jax.flags import run
+from kaiyuan_jax.report import preparation
 
 _DEFAULT = Settings()
 INPUT = flags.DEFINE_list("input", None, "Files, patterns, folders or URLs (Parquet, Arrow, .jsonl, .json, .gz, .zst, text).")
@@ -27,6 +28,7 @@ ENGINE = flags.DEFINE_enum("engine", "native", ["native", "ray"], "Worker proces
 ADDRESS = flags.DEFINE_string("ray_address", "", "Of a running cluster, such as auto or ray://host:10001; empty: start one here.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Tasks at once; 0: one a core.")
 MEMORY = flags.DEFINE_float("memory", 4.0, "GiB that this machine may use for it; sorting and de-duplication then take more passes.")
+UNTIL = flags.DEFINE_enum("until", "", ["", *pipeline.STOPS], "Stop after this step and write the documents as Parquet into --output.")
 
 flags.DEFINE_string("text_field", _DEFAULT.text_field, "Field of the text; dots go into nested fields.")
 flags.DEFINE_string("quality_field", _DEFAULT.quality_field, "Field of a quality score that came with the data.")
@@ -41,7 +43,7 @@ flags.DEFINE_list("evaluation_sets", [], "Files whose texts must not be in the s
 flags.DEFINE_bool("near_duplicates", _DEFAULT.near_duplicates, "Remove near duplicates too, not only equal texts.")
 flags.DEFINE_list("against", [], "Outputs of earlier preparations; what they hold is removed here.")
 flags.DEFINE_list("scores", [], "Scorers: heuristic[:kind], fasttext:model.bin:label, onnx:folder[:label], file:scores.parquet:column.")
-flags.DEFINE_string("sort_by", _DEFAULT.sort_by, "quality or the name of a score; empty: quality_field, else the first score, else heuristic.")
+flags.DEFINE_string("sort_by", _DEFAULT.sort_by, "quality or a score's name; empty: quality_field, else the first score, else heuristic.")
 flags.DEFINE_bool("unscored", _DEFAULT.unscored, "Use no quality score; the order is a seeded hash.")
 flags.DEFINE_enum("missing_quality", _DEFAULT.missing_quality, ["error", "drop"], "Documents whose quality is null or not finite.")
 flags.DEFINE_enum("kind", _DEFAULT.kind, ["", "prose", "code", "chinese"], "Kind of text for the heuristic score; empty: guessed.")
@@ -69,8 +71,13 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--memory={MEMORY.value}: must be at least 0.25 (GiB)")
     inputs = [match for item in INPUT.value for match in (sorted(glob.glob(item)) or [item])]
     started = engine.start(ENGINE.value, workers=WORKERS.value, memory=int(MEMORY.value * 2**30), address=ADDRESS.value)
+    if UNTIL.value:
+        pipeline.export(inputs, OUTPUT.value, settings(), UNTIL.value, engine=started)
+        print(f"{OUTPUT.value}: documents as Parquet, with their manifest")
+        return
     result = pipeline.prepare(inputs, OUTPUT.value, settings(), engine=started, force=FORCE.value)
-    print(pipeline.summary(OUTPUT.value, result))
+    print(summary.text(OUTPUT.value, result))
+    print(f"  report {preparation.build([OUTPUT.value], f'{OUTPUT.value}/report.html')}")
 
 
 if __name__ == "__main__":

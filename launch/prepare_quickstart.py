@@ -7,7 +7,7 @@ Writes <output>/{code,prose,math,chinese}/{train,heldout}. A second run with the
 
 from absl import flags
 
-from kaiyuan_jax.data.prepare import pipeline, quickstart
+from kaiyuan_jax.data.prepare import quickstart, summary
 from kaiyuan_jax.flags import run
 
 OUTPUT = flags.DEFINE_string("output", "stores/quickstart", "Folder of the prepared sources.")
@@ -18,7 +18,7 @@ FORCE = flags.DEFINE_bool("force", False, "Prepare again even if up to date; pac
 def main(argv: list[str]) -> None:
     del argv
     for source, result in quickstart.prepare(OUTPUT.value, VOCABULARY.value, force=FORCE.value).items():
-        print(pipeline.summary(source, result))
+        print(summary.text(source, result))
 
 
 if __name__ == "__main__":

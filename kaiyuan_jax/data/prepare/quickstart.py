@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import engine, normalise, pipeline, quickstart_corpus, split
+from kaiyuan_jax.data.prepare import engine, normalise, pipeline, quickstart_corpus, split, summary
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 
 VERSION = 1  # raise it when the extraction rules change
@@ -32,7 +32,7 @@ class FetchError(UserError):
     """Packages that could not be fetched."""
 
 
-def prepare(output: str, vocabulary: int, *, force: bool = False) -> dict[str, pipeline.Result]:
+def prepare(output: str, vocabulary: int, *, force: bool = False) -> dict[str, summary.Result]:
     """Result of each source; returns at once if `output` is up to date, unless `force`."""
     folder = Path(output)
     mark = folder / "quickstart.json"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kaiyuan_jax.data.prepare import split, tokenise
+from kaiyuan_jax.data.prepare import split, survivors
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 from kaiyuan_jax.data.prepare.documents import Part
 from kaiyuan_jax.data.prepare.engine import Engine
@@ -19,12 +19,12 @@ from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
 NOTHING = "--heldout={}: holds out all {} documents, none is left to train on; lower it"
 
 
-def train(engine: Engine, parts: list[Part], survivors: Path, settings: Settings) -> str:
+def train(engine: Engine, parts: list[Part], kept: Path, settings: Settings) -> str:
     """tokenizer.json of a byte-level BPE trained on the sample."""
     total = sum(part.bytes for part in parts)
     share = min(1.0, 1.5 * settings.sample_bytes / max(1, total) + 0.01)
     while True:
-        common = {"survivors": str(survivors), "share": share, "heldout": settings.heldout}
+        common = {"survivors": str(kept), "share": share, "heldout": settings.heldout}
         tasks = [common | {"part": dataclasses.asdict(part)} for part in parts]
         found = sorted(pair for _, pairs in engine.map(take, tasks, "sample") for pair in pairs)
         sizes = np.cumsum([len(text.encode()) for _, text in found])
@@ -33,14 +33,14 @@ def train(engine: Engine, parts: list[Part], survivors: Path, settings: Settings
             break
         share = min(1.0, 4 * share)
     if not found:
-        raise PrepareError(NOTHING.format(settings.heldout, pq.read_metadata(survivors).num_rows))
+        raise PrepareError(NOTHING.format(settings.heldout, pq.read_metadata(kept).num_rows))
     return tokenizers.train((text for _, text in found[:enough]), settings.vocabulary).to_str()
 
 
 def take(task: dict) -> list[tuple[bytes, str]]:
     """(hash, text) of a part's training documents whose hash, as a fraction, is below `share`."""
     part = Part(**task["part"])
-    table = tokenise.survivors(part, task["survivors"]).select(["hash", "row"])
+    table = survivors.table(part, task["survivors"]).select(["hash", "row"])
     hashes = table["hash"].to_pylist()
     below = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in hashes]) < task["share"]
     chosen = np.flatnonzero(below & ~split.heldout(hashes, task["heldout"]))

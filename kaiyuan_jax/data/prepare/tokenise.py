@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.data import store
-from kaiyuan_jax.data.prepare import split
+from kaiyuan_jax.data.prepare import split, survivors
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 from kaiyuan_jax.data.prepare.documents import Part
 
@@ -28,7 +28,7 @@ ORDER = ["quality", "rank", "hash"]  # sort key of the store
 def make(task: dict) -> dict:
     """Writes both sides of one part; gives documents and tokens of each. The task names part, settings, tokenizer and survivors."""
     part, settings = Part(**task["part"]), task["settings"]
-    table = survivors(part, task["survivors"])
+    table = survivors.table(part, task["survivors"])
     if not settings.metadata_fields:
         table = table.drop_columns("metadata")
     ranks = [int.from_bytes(store.tie_break(digest, settings.seed), "big") for digest in table["hash"].to_pylist()]
@@ -48,16 +48,6 @@ def make(task: dict) -> dict:
         pq.write_table(mine.drop_columns(["row", "uid"]), name + ".parquet", compression="lz4", row_group_size=1 << 16)
         result[side] = {"documents": len(lengths), "tokens": len(tokens), "bytes": int(pc.sum(mine["bytes"]).as_py() or 0), "name": name}
     return result
-
-
-def survivors(part: Part, path: str) -> pa.Table:
-    """The rows of a part that stay, with `copies` and `row`, their place in the part; `path` holds uid and copies of every part."""
-    first = part.number << 32
-    kept = pq.read_table(path, filters=[("uid", ">=", first), ("uid", "<", first + (1 << 32))])
-    rows = kept["uid"].to_numpy() - first
-    columns = [name for name in pq.read_schema(part.name + ".parquet").names if name not in ("bands", "tie", "input")]
-    table = part.table(columns).take(pa.array(rows))
-    return table.append_column("copies", kept["copies"]).append_column("row", pa.array(rows))
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,122 @@
+"""Which documents stay: those of files that could be read, that no better one equals or resembles, and that no earlier source holds.
+
+The answer is one Parquet file of (uid, copies), sorted by uid: a part finds its rows in it by range. Damaged files leave as a whole,
+so that what stays of them does not depend on how they were cut.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kaiyuan_jax.data.prepare import deduplicate, minhash, read
+from kaiyuan_jax.data.prepare.documents import Part
+from kaiyuan_jax.data.prepare.engine import Engine
+from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
+from kaiyuan_jax.data.prepare.tally import Tally
+
+
+def gather(made: list[dict], found: list[read.Input], settings: Settings) -> tuple[Tally, list[Part], dict[int, str]]:
+    """Counts of the readable input, all parts, and damaged inputs with the reason; raises if nothing or too little is left."""
+    damaged = {int(number): reason for facts in made for number, reason in facts["damaged"].items()}
+    tally = Tally()
+    for facts in made:
+        tally.merge(Tally.from_json(facts["tally"]))
+        for number, held in facts["by_input"].items():
+            if int(number) not in damaged:
+                tally.merge(Tally.from_json(held))
+    lost, everything = sum(found[number].bytes for number in damaged), sum(input.bytes for input in found)
+    if lost > settings.max_loss * everything:
+        number, reason = next(iter(sorted(damaged.items())))
+        raise PrepareError(
+            f"{len(damaged)} of {len(found)} files cannot be read to their end, {lost / everything:.1%} of the bytes, first "
+            f"{found[number].path}: {reason}; replace them or raise --max_loss={settings.max_loss}"
+        )
+    rows, gone = tally.counts.get("read: rows", 0), tally.counts.get("read: rows lost", 0)
+    if gone > settings.max_loss * rows:
+        reasons = ", ".join(f"{count} {name.removeprefix('read: ')}" for name, count in sorted(tally.counts.items())
+                            if name in tally.examples and name.startswith("read: "))  # fmt: skip
+        raise PrepareError(f"{gone:,} of {rows:,} rows are lost ({reasons}); mend them or raise --max_loss={settings.max_loss}")
+    parts = [Part(**part) for facts in made for part in facts["parts"]]
+    if not tally.counts.get("documents cleaned"):
+        why = ", ".join(f"{count} {name}" for name, count in sorted(tally.counts.items()) if count and name.startswith(("rule", "empty")))
+        raise PrepareError(f"no text in {tally.counts.get('documents read', 0)} rows of field {settings.text_field!r}"
+                           + (f" ({why})" if why else "") + "; check --input, --text_field and --rules")  # fmt: skip
+    return tally, parts, damaged
+
+
+def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings: Settings, path: Path, wanted: bool) -> dict:
+    """Writes the uid and copies of the documents that stay, sorted by uid: all of readable files unless `wanted`; gives counts."""
+    import daft
+
+    columns = ["uid", "hash", "quality", "tie", "priority", *["bands"] * settings.near_duplicates]
+    keys = engine.frame([Path(part.name + ".parquet") for part in parts])
+    keys = keys.where(~keys["input"].is_in(list(damaged))) if damaged else keys
+    keys = keys.with_column("priority", daft.lit(len(settings.against)).cast(daft.DataType.int32())).select(*columns)
+    for priority, folder in enumerate(settings.against):
+        earlier = engine.frame([Path(folder) / "fingerprints.parquet"])
+        earlier = earlier.with_column("priority", daft.lit(priority).cast(daft.DataType.int32()))
+        keys = keys.concat(earlier.with_column("uid", -1 - earlier["uid"]).select(*columns))
+    if settings.near_duplicates:
+        bands = daft.DataType.fixed_size_list(daft.DataType.uint64(), minhash.Options().shape[0])
+        keys = keys.with_column("bands", keys["bands"].cast(bands))
+    tally = Tally()
+    if settings.id_field:
+        _repeated_ids(engine, parts, tally)
+    if wanted:
+        kept = deduplicate.clusters(keys, settings.near_duplicates, engine.memory // 2, tally)
+    else:
+        kept = keys.select("uid").sort("uid").to_arrow()
+        kept = kept.append_column("copies", pa.array(np.ones(kept.num_rows, np.int64)))
+    kept = kept.filter(pc.greater_equal(kept["uid"], 0))
+    pq.write_table(kept, path.with_suffix(".partial"), row_group_size=1 << 16)
+    path.with_suffix(".partial").replace(path)
+    if not kept.num_rows:
+        raise PrepareError(f"--against={','.join(settings.against)}: every document of this source is there already, none is left")
+    return {"tally": tally.to_json()}
+
+
+def rows_of(part: Part, path: str) -> tuple[pa.Table, np.ndarray]:
+    """(uid and copies of the documents of a part that stay, their rows in it)."""
+    first = part.number << 32
+    kept = pq.read_table(path, filters=[("uid", ">=", first), ("uid", "<", first + (1 << 32))])
+    return kept, kept["uid"].to_numpy() - first
+
+
+def table(part: Part, path: str) -> pa.Table:
+    """The rows of a part that stay, with `copies` and `row`, their place in the part; `path` holds uid and copies of every part."""
+    kept, rows = rows_of(part, path)
+    columns = [name for name in pq.read_schema(part.name + ".parquet").names if name not in ("bands", "tie", "input")]
+    chosen = part.table(columns).take(pa.array(rows))
+    return chosen.append_column("copies", kept["copies"]).append_column("row", pa.array(rows))
+
+
+def keep_fingerprints(parts: list[Part], survivors: Path, path: Path) -> None:
+    """Keys of the documents that stayed, for sources that are prepared --against this one later; sorted by hash."""
+    columns = ["uid", "hash", "quality", "tie", "bands"]
+    kept = pc.unique(pq.read_table(survivors, columns=["uid"])["uid"])
+    held = pa.concat_tables([part.table(columns).filter(pc.is_in(part.table(["uid"])["uid"], kept)) for part in parts])
+    held = held.take(pc.sort_indices(held, sort_keys=[("hash", "ascending")]))
+    held = held.set_column(0, "uid", pa.array(np.arange(held.num_rows)))
+    pq.write_table(held, path, compression="zstd", row_group_size=1 << 16)
+
+
+def _repeated_ids(engine: Engine, parts: list[Part], tally: Tally) -> None:
+    """Counts ids that several different texts share: nothing depends on ids, but whoever looks one up should know."""
+    ids = engine.frame([Path(part.name + ".parquet") for part in parts]).select("id", "hash").distinct()
+    table = ids.select(ids["id"].hash().alias("id")).to_arrow()
+    values, counts = np.unique(table["id"].to_numpy(), return_counts=True)
+    repeated = values[counts > 1]
+    if len(repeated):
+        shown = ids.where(ids["id"].hash().is_in([int(value) for value in repeated[:10]])).select("id").to_arrow()
+        tally.add("ids of several documents", len(repeated), shown["id"].to_pylist())
+
+
+def export(task: dict) -> None:
+    """Writes the documents of a part that stay as one Parquet file into the folder `target`."""
+    part = Part(**task["part"])
+    chosen = table(part, task["survivors"])
+    chosen = chosen.append_column("text", part.texts().take(chosen["row"].combine_chunks())).drop_columns(["uid", "row", "size"])
+    pq.write_table(chosen, Path(task["target"]) / f"{Path(part.name).name}.parquet", compression="zstd")
