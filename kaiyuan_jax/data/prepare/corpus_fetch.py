@@ -58,7 +58,8 @@ def fetch(output: Path, packages: Sequence[Package], *, workers: int = 1, allow_
         seconds = time.perf_counter() - began
         print(f"{number}/{len(work)} {report['package']} {report['version']}: {size / 1e6:.1f} MB, {seconds:.0f} s", flush=True)
     reports = [report for package in packages if (report := _report(output, package))]
-    write_licenses(output, reports)
+    everything = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "reports").glob("*.json"))]
+    write_licenses(output, everything)  # of earlier calls too
     return reports
 
 

@@ -239,6 +239,14 @@ def test_a_second_call_leaves_finished_packages_alone_and_mends_what_was_lost(tm
     assert (tmp_path / "code" / "small.parquet").exists()
 
 
+def test_the_table_of_licences_keeps_the_packages_of_earlier_calls(tmp_path):
+    other = Package("other", "pypi", SMALL.rules, "1.0")
+    for made in (SMALL, other):
+        wheel(tmp_path / "packages" / "pypi", made.name)
+        assert [report["package"] for report in corpus_fetch.fetch(tmp_path, [made])] == [made.name]
+    assert [report["package"] for report in json.loads((tmp_path / "LICENSES.json").read_text())] == ["other", "small"]
+
+
 def test_a_damaged_archive_is_named_with_what_to_do_and_leaves_no_report(tmp_path):
     wheel(tmp_path / "packages" / "pypi").write_bytes(b"PK broken")
     with pytest.raises(corpus_fetch.FetchError, match=r"small-1.0-py3-none-any.whl: not readable .*; delete it and run again"):
