@@ -2,10 +2,10 @@
 
 `python launch/benchmark_deduplication.py --input='texts/*.parquet' --datatrove_python=... --spark_python=...`
 
-Every side reads Parquet, normalises, hashes, finds clusters and writes what is left. This package runs over all of the input, and over the
-first `--slow_bytes` like the other two, which run in Python environments of their own (`pip install datatrove spacy
-'xxhash<4'`; `pip install pyspark`, with Java) and are left out without them. datatrove runs with its own English word tokenizer
-and once more with a plain split at blanks, the fastest tokenizer one can give it. Their time counts from after their imports and the start of the JVM. Speed is in
+Every side reads Parquet, normalises, hashes, finds clusters and writes what is left. This package runs over all of the input, and over
+`--slow_bytes` of it like the other two, which run in Python environments of their own (`pip install datatrove spacy 'xxhash<4'`; `pip
+install pyspark`, with Java) and are left out without them. datatrove runs with its own English word tokenizer and once more with a plain
+split at blanks, the fastest tokenizer one can give it. Their time counts from after their imports and the start of the JVM. Speed is in
 CPU time, which neighbours on the machine disturb least.
 
 Recall is measured on pairs planted among the documents: two texts of 124 random words that differ in so many words that exactly m of each
@@ -309,8 +309,8 @@ def report(runs: dict, inputs: dict, memory: float, similar: np.ndarray) -> str:
         f"in {shape[0]} bands of {shape[1]} rows here and in datatrove; PySpark: MinHashLSH of {TABLES.value} hash tables, hits compared "
         "whole and joined at a similarity of 0.7. Goals: 50 times datatrove's bytes per second, 5 times PySpark's.",
         "",
-        "| | documents | MB of text | CPU seconds (wall) | MB per CPU second | this package is faster | pairs found: J < 0.6 | 0.6-0.7 | 0.7-0.8 "
-        f"| 0.8-0.9 | > 0.9 | removed of {ALONE} without partner |",
+        "| | documents | MB of text | CPU seconds (wall) | MB per CPU second | this package is faster | pairs found: J < 0.6 | 0.6-0.7 "
+        f"| 0.7-0.8 | 0.8-0.9 | > 0.9 | removed of {ALONE} without partner |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     alone = range(2 * len(DIFFERENT) * PAIRS.value, 2 * len(DIFFERENT) * PAIRS.value + ALONE)

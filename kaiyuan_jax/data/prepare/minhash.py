@@ -15,6 +15,7 @@ threshold of 0.7, b = 14 and r = 9 balance what is wrongly found and wrongly mis
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import unicodedata
 
@@ -237,7 +238,7 @@ def _alphabet() -> np.ndarray:
 def _powers() -> np.ndarray:
     """uint64 [2, BLOCK]: R^i and R^-i mod 2^64."""
     root = int(_constants("root", 1)[0]) | 1
-    bases = np.full((2, BLOCK), [[root], [pow(root, -1, 1 << 64)]], np.uint64)
+    bases = np.repeat(np.array([[root], [pow(root, -1, 1 << 64)]], np.uint64), BLOCK, axis=1)
     bases[:, 0] = 1
     return np.multiply.accumulate(bases, axis=1)
 
@@ -245,8 +246,8 @@ def _powers() -> np.ndarray:
 @functools.cache
 def _constants(purpose: str, number: int) -> np.ndarray:
     """uint64 numbers that differ by purpose; the same on every machine, and the first ones whatever the number."""
-    start = np.uint64(int.from_bytes(purpose.encode(), "little") % (1 << 61))
-    return _mix(np.arange(1, number + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _mix(np.array([start])))
+    start = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
+    return _mix(np.arange(1, number + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start))
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
