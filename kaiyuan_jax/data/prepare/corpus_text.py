@@ -93,6 +93,7 @@ def manual_page(text: str) -> list[str]:
 
     Lines are joined to paragraphs, but not where the page sets them as they are (.nf, .EX) or begins one with a blank.
     """
+    text = re.sub(r"(?ms)^\.[ \t]*(?:de|ig)\b.*?^\.\.[ \t]*$", "", text)  # definitions of macros
     lines, filled = [""], True
     for line in text.split("\n"):
         match = re.match(r"[.'][ \t]*(\w+|\\\")?[ \t]*(.*)", line)
