@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-BLOCK = 1 << 17  # bytes of text, or four times the n-grams, worked on at a time: they stay in the processor's cache
+BLOCK = 1 << 17  # bytes of text, or twice the words, worked on at a time: they stay in the processor's cache
 _SEPARATOR, _LETTER, _SINGLE, _SKIPPED = range(4)
 _UNSEGMENTED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
