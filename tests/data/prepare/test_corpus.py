@@ -54,7 +54,8 @@ def test_any_text_between_tags_survives_a_page(words):
 
 def test_a_manual_page_becomes_paragraphs_without_requests_and_fonts():
     (page,) = text.manual_page(
-        '.\\" a comment\n.de Sp\n.sp\nnot \\\\$1 text\n..\n.TH LS 1 "May 2020"\n.SH NAME\nls \\- list \\fIfiles\\fP\n.SH "SEE ALSO"\n.BR dir (1),\n.B ls\nand\n.I more\n'
+        '.\\" a comment\n.de Sp\n.sp\nnot \\\\$1 text\n..\n.TH LS 1 "May 2020"\n'
+        '.SH NAME\nls \\- list \\fIfiles\\fP\n.SH "SEE ALSO"\n.BR dir (1),\n.B ls\nand\n.I more\n'
         ".PP\nNext\\(aqs.\n.nf\nint main(void)\n  {}\n.fi\n"
     )
     assert page == "LS 1\n\nNAME\n\nls - list files\n\nSEE ALSO\n\ndir(1), ls and more\n\nNext's.\n\nint main(void)\n  {}"
