@@ -17,6 +17,7 @@ FLOW = (  # count in report.json -> what the table calls it
     ("exact duplicates", "exact duplicates"),
     ("near duplicates", "near duplicates"),
 )
+RULES = ("rule ", "mask ", "contamination ", "language ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _removed(sources: list[Source]) -> list[str]:
     parts = []
     for source in sources:
         counts, examples = source.report["counts"], source.report["examples"]
-        rules = {name: count for name, count in counts.items() if name.startswith(("rule ", "mask ", "contamination ", "language "))}
+        rules = {name: count for name, count in counts.items() if count and name.startswith(RULES)}
         if not rules:
             continue
         parts.append(f"<h3>{page.text(source.name)}</h3>")
@@ -122,5 +123,5 @@ def _steps(sources: list[Source]) -> list[str]:
     steps = [(source.name, step) for source in sources for step in source.report["steps"]]
     rows = [[f"{name}: {step['step']}", f"{step['seconds']:.1f}", step.get("tasks", 1)] for name, step in steps]
     engine = sources[0].report["engine"]
-    about = f"Engine {engine['name']}, {engine['workers']} workers, {engine['memory'] / 2**30:.3g} GiB. Seconds of the last run of each step."
+    about = f"Engine {engine['name']}, {engine['workers']} workers, {engine['memory'] / 2**30:.3g} GiB. Seconds of each step's last run."
     return [page.section("Steps", page.paragraph(about), _table(["step", "seconds", "tasks"], rows))]
