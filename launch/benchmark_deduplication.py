@@ -362,7 +362,7 @@ def report(runs: dict, inputs: dict, memory: float, similar: np.ndarray) -> str:
     if "PySpark" in runs:
         lines += [
             "PySpark computes the exact similarity of all that share one of few single minima. So it finds nearly all pairs above 0.7 and "
-            "none below, where bands go by the S-curve, as in the published recipe, which loses some between 0.7 and 0.85.",
+            "hardly any below, where bands go by the S-curve, as in the published recipe, which loses some between 0.7 and 0.85.",
             "",
         ]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("daft", "numpy", "pyarrow"))
