@@ -21,6 +21,7 @@ from kaiyuan_jax.data.prepare.tally import Tally
 RANKED = ("uid", "hash", "quality", "tie", "priority")
 KEY_BYTES = 160  # memory of a pass by document: the keys, and the arrays that sort them
 BAND_BYTES = 48  # memory of a pass by band of a document
+BATCH = 16_384  # documents whose bands are unfolded at a time
 CLUSTERS = pa.schema([("uid", pa.int64()), ("copies", pa.int64())])
 
 
@@ -68,7 +69,7 @@ def _equal(keys: daft.DataFrame, passes: int) -> tuple[np.ndarray, np.ndarray]:
         part = keys.select(*RANKED)
         if passes > 1:
             part = part.where(daft.col("hash").hash() % passes == number)
-        table = part.to_arrow()
+        table = _collected(part, passes)
         hashes = _integers(table.column("hash"))
         order, repeated = _repeated(hashes[0])
         uids = table.column("uid").to_numpy()
@@ -89,9 +90,9 @@ def _edges(keys: daft.DataFrame, uids: np.ndarray, passes: int) -> np.ndarray:
     edges = np.zeros(0, np.int64)
     size = max(len(uids), 1)
     for number in range(passes):
-        part = keys.select("uid", "bands").explode("bands")
+        part = keys.select("uid", "bands").into_batches(BATCH).explode("bands")
         part = part.where(daft.col("bands").not_null() if passes == 1 else daft.col("bands") % passes == number)
-        table = part.to_arrow()
+        table = _collected(part, passes)
         values = table.column("bands").to_numpy()
         order, repeated = _repeated(values)
         order = order[repeated]
@@ -124,6 +125,14 @@ def _best(keys: daft.DataFrame, uids: np.ndarray, copies: np.ndarray, edges: np.
     kept[best] = True
     sizes[best] = totals
     return kept, sizes, int(totals.max()), count
+
+
+def _collected(frame: daft.DataFrame, passes: int) -> pa.Table:
+    if passes == 1:
+        return frame.to_arrow()
+    # Where memory is short, files are read one after the other: all at once they would take more than the pass.
+    with daft.execution_config_ctx(scantask_max_parallel=1):
+        return frame.to_arrow()
 
 
 def _repeated(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
