@@ -102,7 +102,9 @@ class Plan:
 
 
 def facts_of(data: config.Data) -> tuple[dict[str, int], dict[str, bool]]:
-    """(tokens, scored) by source name: from the store where it is on this machine, else from `planned_tokens` (taken as scored)."""
+    """(tokens, scored) by source name: from the store where it is on this machine, else from `planned_tokens` (then scored unless
+    its quality is "none").
+    """
     from kaiyuan_jax.data.store import StoreError, open_store  # here, because a plan of absent stores needs none of what it imports
 
     tokens, scored, problems = {}, {}, []
@@ -115,7 +117,7 @@ def facts_of(data: config.Data) -> tuple[dict[str, int], dict[str, bool]]:
                 continue
             tokens[source.name], scored[source.name] = store.tokens, store.scored
         elif source.planned_tokens > 0:
-            tokens[source.name], scored[source.name] = source.planned_tokens, True
+            tokens[source.name], scored[source.name] = source.planned_tokens, source.quality != "none"
         else:
             problems.append(
                 f"config.data.sources {source.name!r}: no store at {source.path!r} and planned_tokens is 0; "

@@ -126,13 +126,14 @@ def write_documents(folder: Path, tables: Iterable[pa.Table], schema: pa.Schema)
     """
     count = 0
     with pq.ParquetWriter(folder / "documents.parquet", schema, compression="zstd", compression_level=1) as writer:
-        for table in _regrouped(tables, schema):
+        for table in regrouped(tables, schema):
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
     return count
 
 
-def _regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+def regrouped(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of tables in tables of `ROW_GROUP` rows, the last one shorter, so that a file's bytes do not depend on how they came."""
     held = schema.empty_table()
     for table in tables:
         held = pa.concat_tables([held, table.select(schema.names).cast(schema)])

@@ -25,17 +25,6 @@ BATCH = 16_384  # documents whose bands are unfolded at a time
 CLUSTERS = pa.schema([("uid", pa.int64()), ("copies", pa.int64())])
 
 
-def survivors(table: pa.Table) -> np.ndarray:
-    """Row numbers int64, ascending, of the documents to keep of a table with columns hash, quality (null: unknown) and id."""
-    order = pc.sort_indices(table, sort_keys=[("hash", "ascending"), ("quality", "descending"), ("id", "ascending")])  # nulls last
-    hashes = table.column("hash").take(order).combine_chunks()
-    if len(hashes) == 0:
-        return np.zeros(0, np.int64)
-    first = np.ones(len(hashes), bool)
-    first[1:] = pc.not_equal(hashes[1:], hashes[:-1]).to_numpy(zero_copy_only=False)
-    return np.sort(order.to_numpy()[first]).astype(np.int64)
-
-
 def clusters(keys: daft.DataFrame, near: bool, memory: int, tally: Tally) -> pa.Table:
     """The documents to keep, ascending by uid, and how many documents each stands for, itself included (columns uid, copies: int64).
 

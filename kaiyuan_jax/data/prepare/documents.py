@@ -110,7 +110,7 @@ def rows(raw: pa.Table, settings: Settings, index: str, tally: Tally, place: str
     texts = _one(table["text"])
     if settings.near_duplicates:
         # A list of any length: Parquet files with nulls among lists of one length cannot be read back.
-        table = table.append_column("bands", pc.cast(minhash.bands(texts, minhash.Options()), pa.list_(pa.uint64())))
+        table = table.append_column("bands", pc.cast(minhash.bands(texts, settings.near), pa.list_(pa.uint64())))
     table = table.append_column("size", pc.cast(pc.binary_length(texts), pa.int64()))
     return table.append_column("tie", _ties(table)).drop_columns(["removed", "language"])
 

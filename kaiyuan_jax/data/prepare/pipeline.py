@@ -174,7 +174,7 @@ def _run(job: Job, engine: Engine, found: list[read.Input], settings: Settings) 
             )  # fmt: skip
             histograms[side] = summary.histogram(job.partial / side / "documents.parquet")
     if settings.near_duplicates:
-        survivors.keep_fingerprints(parts, kept, job.partial / "fingerprints.parquet")
+        survivors.keep_fingerprints(engine, parts, kept, settings, job.partial / "fingerprints.parquet")
     steps = [{key: step[key] for key in step if key != "files"} for step in job.manifests()]
     return {"version": VERSION, "engine": dataclasses.asdict(engine), "settings": summary.recorded(settings), "counts": counts,
             "examples": gathered["examples"], "quarantined": gathered["quarantined"], "stores": stores, "histograms": histograms,

@@ -22,7 +22,7 @@ NOTHING = "--heldout={}: holds out all {} documents, none is left to train on; l
 def train(engine: Engine, parts: list[Part], kept: Path, settings: Settings) -> str:
     """tokenizer.json of a byte-level BPE trained on the sample."""
     total = sum(part.bytes for part in parts)
-    share = min(1.0, 1.5 * settings.sample_bytes / max(1, total) + 0.01)
+    share = min(1.0, 1.5 * settings.sample_bytes / max(1, total) + 50 / sum(part.documents for part in parts))
     while True:
         common = {"survivors": str(kept), "share": share, "heldout": settings.heldout}
         tasks = [common | {"part": dataclasses.asdict(part)} for part in parts]

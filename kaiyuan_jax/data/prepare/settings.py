@@ -2,10 +2,13 @@
 
 import dataclasses
 import difflib
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import clean, read, score
+from kaiyuan_jax.data.prepare import clean, minhash, read, score
 
 
 class PrepareError(UserError):
@@ -30,6 +33,9 @@ class Settings:
     evaluation_sets: tuple[str, ...] = ()  # files whose texts must not be in the store
     # De-duplicate
     near_duplicates: bool = True
+    near_threshold: float = 0.7  # Jaccard similarity of n-grams that bands of MinHash values are chosen for
+    near_permutations: int = 128
+    near_ngram: int = 5  # words
     against: tuple[str, ...] = ()  # prepared sources whose documents win over this one's
     # Score
     scores: tuple[str, ...] = ()  # scorers; see score.py
@@ -60,6 +66,10 @@ class Settings:
         return clean.Options(self.rules, self.mask, self.languages)
 
     @property
+    def near(self) -> minhash.Options:
+        return minhash.Options(self.near_ngram, self.near_permutations, self.near_threshold)
+
+    @property
     def scorers(self) -> tuple[str, ...]:
         """The scorers asked for, or the heuristic if nothing else gives an order."""
         if self.scores or self.quality_field or self.unscored:
@@ -74,6 +84,11 @@ class Settings:
         if self.sort_by:
             return "quality" if self.sort_by == "quality" else f"score.{self.sort_by}"
         return "quality" if self.quality_field else f"score.{score.parse(self.scorers[0]).name}"
+
+
+def near_of(path: Path) -> dict:
+    """The options that the bands of a fingerprints.parquet were made with."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"near", b"{}"))
 
 
 def check(settings: Settings) -> None:
@@ -103,9 +118,18 @@ def check(settings: Settings) -> None:
         problems.append(f"--max_document_bytes={settings.max_document_bytes}: must be at least 1024")
     if not settings.text_field:
         problems.append("--text_field is empty: must name the field that holds the text")
-    for folder in settings.against:
-        if not (Path(folder) / "fingerprints.parquet").is_file():
-            problems.append(f"--against={folder}: no fingerprints.parquet there; name the output folder of an earlier preparation")
+    if not 0 < settings.near_threshold < 1:
+        problems.append(f"--near_threshold={settings.near_threshold}: must be between 0 and 1")
+    if not 1 <= settings.near_permutations <= 1024:
+        problems.append(f"--near_permutations={settings.near_permutations}: must be from 1 to 1024")
+    if settings.near_ngram < 1:
+        problems.append(f"--near_ngram={settings.near_ngram}: must be at least 1 word")
+    for folder in settings.against if not problems else ():
+        path = Path(folder) / "fingerprints.parquet"
+        if not path.is_file():
+            problems.append(f"--against={folder}: no fingerprints.parquet there; name the output of a preparation with near duplicates")
+        elif settings.near_duplicates and near_of(path) != (asked := dataclasses.asdict(settings.near)):
+            problems.append(f"--against={folder}: its near duplicates were found with {near_of(path)}, not {asked}; prepare both alike")
     for file in settings.evaluation_sets:
         if not Path(file).exists():
             problems.append(f"--evaluation_sets={file}: no such file")

@@ -4,6 +4,8 @@ The answer is one Parquet file of (uid, copies), sorted by uid: a part finds its
 so that what stays of them does not depend on how they were cut.
 """
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kaiyuan_jax.data.prepare import deduplicate, minhash, read
+from kaiyuan_jax.data import store_write
+from kaiyuan_jax.data.prepare import deduplicate, read
 from kaiyuan_jax.data.prepare.documents import Part
 from kaiyuan_jax.data.prepare.engine import Engine
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
-from kaiyuan_jax.data.prepare.tally import Tally
+from kaiyuan_jax.data.prepare.tally import EXAMPLES, Tally
+
+KEY_BYTES = 500  # of a document's keys while they are sorted
 
 
 def gather(made: list[dict], found: list[read.Input], settings: Settings) -> tuple[Tally, list[Part], dict[int, str]]:
@@ -60,7 +65,7 @@ def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings:
         earlier = earlier.with_column("priority", daft.lit(priority).cast(daft.DataType.int32()))
         keys = keys.concat(earlier.with_column("uid", -1 - earlier["uid"]).select(*columns))
     if settings.near_duplicates:
-        bands = daft.DataType.fixed_size_list(daft.DataType.uint64(), minhash.Options().shape[0])
+        bands = daft.DataType.fixed_size_list(daft.DataType.uint64(), settings.near.shape[0])
         keys = keys.with_column("bands", keys["bands"].cast(bands))
     tally = Tally()
     if settings.id_field:
@@ -93,24 +98,45 @@ def table(part: Part, path: str) -> pa.Table:
     return chosen.append_column("copies", kept["copies"]).append_column("row", pa.array(rows))
 
 
-def keep_fingerprints(parts: list[Part], survivors: Path, path: Path) -> None:
-    """Keys of the documents that stayed, for sources that are prepared --against this one later; sorted by hash."""
-    columns = ["uid", "hash", "quality", "tie", "bands"]
-    kept = pc.unique(pq.read_table(survivors, columns=["uid"])["uid"])
-    held = pa.concat_tables([part.table(columns).filter(pc.is_in(part.table(["uid"])["uid"], kept)) for part in parts])
-    held = held.take(pc.sort_indices(held, sort_keys=[("hash", "ascending")]))
-    held = held.set_column(0, "uid", pa.array(np.arange(held.num_rows)))
-    pq.write_table(held, path, compression="zstd", row_group_size=1 << 16)
+def keep_fingerprints(engine: Engine, parts: list[Part], kept: Path, settings: Settings, path: Path) -> None:
+    """Keys of the documents that stayed, for sources that are prepared --against this one later; sorted by hash, a range at a time."""
+    passes = min(256, -(-sum(part.documents for part in parts) * KEY_BYTES // (engine.memory // 8)))
+    names = ["hash", "quality", "tie", "bands"]
+    fields = [pa.field("uid", pa.int64()), *(pq.read_schema(parts[0].name + ".parquet").field(name) for name in names)]
+    schema = pa.schema(fields, metadata={"near": json.dumps(dataclasses.asdict(settings.near))})
+
+    def ranges():
+        count = 0
+        for number in range(passes):
+            held = []
+            for part in parts:
+                keys = part.table(names).take(pa.array(rows_of(part, str(kept))[1]))
+                held.append(keys.filter(pa.array(_first_byte(keys["hash"]) * passes // 256 == number)))
+            table = pa.concat_tables(held).sort_by("hash")
+            yield table.add_column(0, "uid", pa.array(np.arange(count, count + table.num_rows)))
+            count += table.num_rows
+
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in store_write.regrouped(ranges(), schema):
+            writer.write_table(table)
+
+
+def _first_byte(hashes: pa.ChunkedArray) -> np.ndarray:
+    """int64 [n] of fixed-size binaries."""
+    array = pa.concat_arrays([*hashes.chunks, pa.array([], hashes.type)])
+    width = hashes.type.byte_width
+    return np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, width)[: len(array), 0].astype(np.int64)
 
 
 def _repeated_ids(engine: Engine, parts: list[Part], tally: Tally) -> None:
     """Counts ids that several different texts share: nothing depends on ids, but whoever looks one up should know."""
-    ids = engine.frame([Path(part.name + ".parquet") for part in parts]).select("id", "hash").distinct()
-    table = ids.select(ids["id"].hash().alias("id")).to_arrow()
-    values, counts = np.unique(table["id"].to_numpy(), return_counts=True)
+    rows = engine.frame([Path(part.name + ".parquet") for part in parts])
+    pairs = rows.select(rows["id"].hash().alias("id"), rows["hash"].hash().alias("text")).distinct()
+    values, counts = np.unique(pairs.select("id").to_arrow()["id"].to_numpy(), return_counts=True)
     repeated = values[counts > 1]
     if len(repeated):
-        shown = ids.where(ids["id"].hash().is_in([int(value) for value in repeated[:10]])).select("id").to_arrow()
+        some = [int(value) for value in repeated[:EXAMPLES]]
+        shown = rows.where(rows["id"].hash().is_in(some)).select("id").distinct().to_arrow()
         tally.add("ids of several documents", len(repeated), shown["id"].to_pylist())
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kaiyuan_jax.data.prepare import engine, pipeline, split
@@ -41,7 +42,7 @@ def near_rows():
     """Ten pairs of documents that differ in one word of two hundred."""
     rows = []
     for i in range(10):
-        words = [f"w{i}x{j}" for j in range(200)]
+        words = [f"w{chr(97 + i)}x{chr(97 + j // 26)}{chr(97 + j % 26)}" for j in range(200)]
         rows += [{"id": f"n{i}{k}", "text": " ".join([*words[:100], f"other{k}", *words[101:]]), "q": k} for k in (0, 1)]
     return rows
 
@@ -235,3 +236,48 @@ def test_rows_of_sequences_cross_documents(tmp_path):
     result = prepare([write(tmp_path / "a.jsonl", ROWS)], str(tmp_path / "out"), SETTINGS)
     rows = result.train.read_rows(np.arange(result.train.sequences(32)), 32)
     assert (rows == result.train.eod).sum() > 10 and rows.max() < result.train.vocabulary
+
+
+def test_documents_of_an_earlier_source_are_removed_from_a_later_one(tmp_path):
+    near = dataclasses.replace(SETTINGS, near_duplicates=True, heldout=0.0)
+    rows = near_rows()
+    earlier = prepare([write(tmp_path / "a.jsonl", rows[0::2])], str(tmp_path / "a"), near)
+    fresh = {"id": "new", "text": " ".join(f"fresh{chr(97 + j % 26)}{chr(97 + j // 26)}" for j in range(50)), "q": 0}
+    both = [write(tmp_path / "b.jsonl", [*rows[1::2], rows[4], fresh])]  # near the earlier ones, equal to one, and new
+    later = prepare(both, str(tmp_path / "b"), dataclasses.replace(near, against=(str(tmp_path / "a"),)))
+    assert earlier.train.manifest.documents == 10 and texts(later.train) == [fresh["text"]]
+    alone = prepare(both, str(tmp_path / "c"), near)
+    assert alone.train.manifest.documents == 11
+    with pytest.raises(PrepareError, match="every document of this source is there already"):
+        prepare(both, str(tmp_path / "d"), dataclasses.replace(near, against=(str(tmp_path / "a"), str(tmp_path / "c"))))
+    with pytest.raises(PrepareError, match="near duplicates were found with .*prepare both alike"):
+        prepare(both, str(tmp_path / "d"), dataclasses.replace(near, against=(str(tmp_path / "a"),), near_threshold=0.5))
+    with pytest.raises(PrepareError, match="no fingerprints.parquet there"):
+        prepare(both, str(tmp_path / "d"), dataclasses.replace(near, against=(str(tmp_path),)))
+
+
+def test_documents_that_quote_an_evaluation_set_are_removed_and_shown(tmp_path):
+    asked = " ".join(f"question{chr(97 + j)}" for j in range(20))
+    rows = [*ROWS, {"id": "leak", "text": f"As everybody knows, {asked}. So it is.", "q": 1}]
+    settings = dataclasses.replace(SETTINGS, evaluation_sets=(write(tmp_path / "sets" / "quiz.jsonl", [{"text": asked}]),), heldout=0.0)
+    result = prepare([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out"), settings)
+    assert sorted(texts(result.train)) == sorted(row["text"] for row in ROWS)
+    (name,) = [name for name in result.report["counts"] if name.startswith("contamination ")]
+    assert "quiz" in name and result.report["counts"][name] == 1 and "questiona" in result.report["examples"][name][0]
+
+
+def test_documents_exported_after_cleaning_can_be_prepared_on(tmp_path):
+    rows = [*ROWS, ROWS[3], {"id": "mail", "text": "write to me@example.org about the thing", "q": 2}]
+    path = write(tmp_path / "a.jsonl", rows)
+    masked = dataclasses.replace(SETTINGS, mask=("email",))
+    for until, count in (("clean", 122), ("deduplicate", 121)):
+        pipeline.export([path], str(tmp_path / until), masked, until)
+        assert json.loads((tmp_path / until / "manifest.json").read_text())["counts"]["mask email"] == 1
+        table = pq.read_table([str(file) for file in (tmp_path / until).glob("*.parquet")])
+        assert table.num_rows == count and {"id", "text", "quality", "copies", "hash"} <= set(table.column_names)
+    onwards = dataclasses.replace(SETTINGS, quality_field="quality")
+    later = prepare([str(file) for file in (tmp_path / "clean").glob("*.parquet")], str(tmp_path / "x"), onwards)
+    at_once = prepare([path], str(tmp_path / "y"), masked)
+    assert later.train.manifest.tokens_sha256 == at_once.train.manifest.tokens_sha256
+    with pytest.raises(PrepareError, match="exists; name a new folder"):
+        pipeline.export([path], str(tmp_path / "clean"), masked, "clean")
