@@ -63,7 +63,7 @@ def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings:
     for priority, folder in enumerate(settings.against):
         earlier = engine.frame([Path(folder) / "fingerprints.parquet"])
         earlier = earlier.with_column("priority", daft.lit(priority).cast(daft.DataType.int32()))
-        keys = keys.concat(earlier.with_column("uid", -1 - earlier["uid"]).select(*columns))
+        keys = keys.concat(earlier.with_column("uid", -1 - earlier["uid"] - (priority << 40)).select(*columns))
     if settings.near_duplicates:
         bands = daft.DataType.fixed_size_list(daft.DataType.uint64(), settings.near.shape[0])
         keys = keys.with_column("bands", keys["bands"].cast(bands))

@@ -50,7 +50,12 @@ def test_the_work_of_another_input_or_setting_is_thrown_away(tmp_path):
     assert not (other.work / "sum").exists() and read_json(other.work / "job.json") == {"fingerprint": "g"}
 
 
-HOLD = "import sys, pathlib, time\nfrom kaiyuan_jax.data.prepare.job import locked\nwith locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = """import pathlib, sys, time
+from kaiyuan_jax.data.prepare.job import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_two_jobs_cannot_write_one_output_and_a_killed_one_lets_go(tmp_path):
@@ -66,7 +71,8 @@ def test_two_jobs_cannot_write_one_output_and_a_killed_one_lets_go(tmp_path):
 
 
 def test_a_full_disk_is_one_line_that_says_what_stays(tmp_path):
-    with pytest.raises(JobError, match=r"no space left on the disk \([\d,]+ MB free\); finished parts stay in .*out.work"), locked(tmp_path / "out"):
+    message = r"no space left on the disk \([\d,]+ MB free\); finished parts stay in .*out.work"
+    with pytest.raises(JobError, match=message), locked(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), locked(tmp_path / "out"):
         raise PermissionError(errno.EACCES, "no")

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan_jax.data.prepare.normalise import normalise_array, normalise_text, text_hash
+from kaiyuan_jax.data.prepare.normalise import normalise_array, normalise_text
 
 
 @settings(deadline=None, max_examples=200)

@@ -16,8 +16,8 @@ import pytest
 from kaiyuan_jax.data.prepare import engine, pipeline, split
 from kaiyuan_jax.data.prepare.normalise import text_hash
 from kaiyuan_jax.data.prepare.pipeline import prepare
-from kaiyuan_jax.data.prepare.summary import text as summary
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings, check
+from kaiyuan_jax.data.prepare.summary import text as summary
 from kaiyuan_jax.data.store import open_store, verify_store
 
 ROOT = pathlib.Path(__file__).parents[3]
