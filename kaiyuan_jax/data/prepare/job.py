@@ -97,16 +97,31 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _locked_file(path: Path, output: Path):
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")
+        except OSError as error:
+            raise JobError(f"--output={output}: cannot be written ({error.strerror}); choose another folder") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise JobError(f"--output={output}: another process is preparing it; wait for it or choose another folder") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # whoever held it has just removed it
+
+
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Holds the output for this process; raises `JobError` if another process does, or if the disk fills up inside."""
     path = output.with_name(output.name + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobError(f"--output={output}: another process is preparing it; wait for it or choose another folder") from None
+    if "://" in str(output) or ":/" in str(output):
+        raise JobError(f"--output={output}: must be a path of this machine (on a cluster, of every worker), not a URL")
+    with _locked_file(path, output):
         try:
             yield
         except OSError as error:

@@ -31,7 +31,7 @@ from kaiyuan_jax.data.prepare.settings import PrepareError, Settings, check
 from kaiyuan_jax.data.prepare.tally import Tally
 
 VERSION = 2  # raise it when the same input would give other stores
-PART_BYTES = 32 << 20  # of text in a part, less if the memory is small
+PART_BYTES = 256 << 20  # of text in a part at most; less if the memory is small
 SIDES = tokenise.SIDES
 STOPS = ("clean", "deduplicate")  # steps after which documents can be exported
 
@@ -53,8 +53,7 @@ def prepare(inputs: list[str], output: str, settings: Settings, *, engine: Engin
     if settings.tokenizer:
         _fits(tokenizers.load(settings.tokenizer)[0], settings)
     with locked(folder):
-        size = sum(input.bytes for input in found)
-        checksums = [digest for _, digest in sorted(engine.map(read.checksum, found, "checksums", size // 16))]
+        checksums = _checksums(engine, found)
         fingerprint = _fingerprint(settings, found, checksums)
         if not force and (reused := opened(folder, fingerprint)):
             return reused
@@ -96,7 +95,7 @@ def export(inputs: list[str], output: str, settings: Settings, until: str, *, en
     found, skipped = read.find(inputs)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PrepareError(f"--output={output}: exists; name a new folder for the documents")
-    with locked(folder), _job(folder, f"{until} {_fingerprint(settings, found, [input.name for input in found])}") as job:
+    with locked(folder), _job(folder, f"{until} {_fingerprint(settings, found, _checksums(engine, found))}") as job:
         parts, kept, facts = _documents(job, engine, found, settings, deduplicated=until == "deduplicate")
         job.partial.mkdir(exist_ok=True)
         tasks = [{"part": dataclasses.asdict(part), "survivors": str(kept), "target": str(job.partial)} for part in parts]
@@ -129,6 +128,11 @@ def _fits(tokenizer, settings: Settings) -> int:
     return tokenizers.end_of_document(tokenizer, settings.end_of_document)
 
 
+def _checksums(engine: Engine, found: list[read.Input]) -> list[str]:
+    """sha256 of every input; reading is fast, so that only much of it is worth worker processes."""
+    return [digest for _, digest in sorted(engine.map(read.checksum, found, "checksums", sum(input.bytes for input in found) // 16))]
+
+
 def _fingerprint(settings: Settings, found: list[read.Input], checksums: list[str]) -> str:
     """Names what the result depends on: the input, the settings, the content of the files that settings name, the versions."""
     facts = dataclasses.asdict(settings)
@@ -150,11 +154,12 @@ def _run(job: Job, engine: Engine, found: list[read.Input], settings: Settings) 
     """All steps; gives the report. Leaves the result in `job.partial`."""
     parts, kept, gathered = _documents(job, engine, found, settings)
     counts = gathered["counts"]
-    job.step("tokenizer", lambda place: _tokenizer(engine, parts, kept, settings, place))
+    step = job.step("tokenizer", lambda place: _tokenizer(engine, parts, kept, settings, place))
     tokenizer = job.work / "tokenizer" / "tokenizer.json"
     loaded, text = tokenizers.load(str(tokenizer))
     eod, vocabulary = _fits(loaded, settings), tokenizers.vocabulary(loaded)
-    common = {"settings": settings, "survivors": str(kept), "tokenizer": str(tokenizer), "eod": eod, "vocabulary": vocabulary}
+    common = {"settings": settings, "survivors": str(kept), "tokenizer": str(tokenizer), "fingerprint": step["fingerprint"],
+              "eod": eod, "vocabulary": vocabulary}  # fmt: skip
     work = [common | {"part": dataclasses.asdict(part), "place": place} for place, part in enumerate(parts)]
     tokens = job.parts(engine, "tokenise", tokenise.make, work, sizes=[part.bytes for part in parts], unit="B")
     stores = {side: {key: sum(made[side][key] for made in tokens) for key in ("documents", "tokens", "bytes")} for side in SIDES}
@@ -201,7 +206,8 @@ def _contamination(job: Job, settings: Settings) -> str:
     """Path of the index of the evaluation sets' n-grams; empty if there are none."""
     if not settings.evaluation_sets:
         return ""
-    path = job.work / "evaluation_sets.pickle"
+    content = "".join(store.file_sha256(file) for item in settings.evaluation_sets for file in _files(Path(item)))
+    path = job.work / f"evaluation_sets_{hashlib.sha256(content.encode()).hexdigest()[:16]}.pickle"
     if not path.is_file():
         texts = {}
         for item in settings.evaluation_sets:
@@ -209,7 +215,8 @@ def _contamination(job: Job, settings: Settings) -> str:
                 for piece in read.pieces(input, 1 << 30):
                     tables = read.read(piece, read.Fields(settings.text_field), settings.limits, Tally())
                     texts.setdefault(Path(item).name, []).extend(text for table in tables for text in table["text"].to_pylist())
-        path.write_bytes(pickle.dumps(contamination.index(texts)))
+        path.with_suffix(".partial").write_bytes(pickle.dumps(contamination.index(texts)))
+        path.with_suffix(".partial").replace(path)
     return str(path)
 
 

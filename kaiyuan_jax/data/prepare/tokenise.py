@@ -40,7 +40,7 @@ def make(task: dict) -> dict:
     for side, members in zip(SIDES, (~held, held), strict=True):
         mine = table.filter(pa.array(members)).combine_chunks()
         chosen = texts.take(mine["row"].combine_chunks()).to_pylist() if mine.num_rows else []
-        tokens, lengths = _encoder(task["tokenizer"], task["eod"])(chosen)
+        tokens, lengths = _encoder(task["tokenizer"], task["fingerprint"], task["eod"])(chosen)
         name = f"{task['name']}.{side}"
         tokens.astype(store.token_type(task["vocabulary"])).tofile(name + ".tokens")
         mine = mine.append_column("length", pa.array(lengths)).append_column("start", pa.array(np.cumsum(lengths) - lengths))
@@ -51,5 +51,6 @@ def make(task: dict) -> dict:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(path: str, eod: int) -> tokenizers.Encoder:
+def _encoder(path: str, fingerprint: str, eod: int) -> tokenizers.Encoder:
+    del fingerprint  # of the file: another tokenizer may stand at the same path later
     return tokenizers.Encoder(tokenizers.load(path)[1], eod)

@@ -4,6 +4,7 @@ A shard is a range of the global order, and each part is sorted by that order, s
 document by document into place. Shards are files of their own: they are written in any order by any worker, and a finished one is kept.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from kaiyuan_jax.data import store, store_write
 from kaiyuan_jax.data.prepare import rank
 from kaiyuan_jax.data.prepare.engine import Engine
-from kaiyuan_jax.data.prepare.job import Job
+from kaiyuan_jax.data.prepare.job import Job, read_json, write_json
 from kaiyuan_jax.data.prepare.settings import Settings
 
 HIDDEN = ("rank", "hash", "part", "start")  # columns of the order that are not the store's
@@ -35,13 +36,13 @@ def write(
     """Writes the store of one side into `folder`. `parts` are the results of tokenise.make, in the order of their numbers."""
     tokens, dtype = sum(part[side]["tokens"] for part in parts), store.token_type(vocabulary)
     if not (folder / "tokens" / "zarr.json").is_file():
+        shutil.rmtree(job.folder(f"write {side}"))  # marks of shards that are not there
         folder.mkdir(parents=True, exist_ok=True)
         store_write.create_tokens(folder, tokens, dtype, settings.compression)
-    tasks = [
-        {"folder": str(folder), "shard": shard, "end": min(tokens, (shard + 1) * store.SHARD), "order": [str(file) for file in order],
-         "parts": [part[side]["name"] + ".tokens" for part in parts], "dtype": dtype.name}
-        for shard in range(-(-tokens // store.SHARD))
-    ]  # fmt: skip
+    names = job.work / f"{side}.json"
+    write_json(names, {"parts": [part[side]["name"] + ".tokens" for part in parts], "order": [str(file) for file in order]})
+    common = {"folder": str(folder), "names": str(names), "dtype": dtype.name}
+    tasks = [common | {"shard": i, "end": min(tokens, (i + 1) * store.SHARD)} for i in range(-(-tokens // store.SHARD))]
     done = job.parts(engine, f"write {side}", shard, tasks, sizes=[task["end"] - task["shard"] * store.SHARD for task in tasks], unit="tok")
     optional = [field for field in rank.schema(order) if field.name == "metadata" or field.name.startswith("score.")]
     store_write.write_documents(folder, rank.tables(order), pa.schema([*store.COLUMNS, *optional]))
@@ -53,13 +54,14 @@ def write(
 def shard(task: dict) -> dict:
     """Writes one shard and gives its digest."""
     begin, end = task["shard"] * store.SHARD, task["end"]
-    table = rank.overlapping([Path(file) for file in task["order"]], begin, end, ["offset", "length", "part", "start"])
+    names = read_json(Path(task["names"]))
+    table = rank.overlapping([Path(file) for file in names["order"]], begin, end, ["offset", "length", "part", "start"])
     values = np.empty(end - begin, task["dtype"])
     sources = {}
     columns = (table[name].to_numpy().tolist() for name in ("offset", "length", "part", "start"))
     for offset, length, part, start in zip(*columns, strict=True):
         if part not in sources:
-            sources[part] = np.asarray(np.memmap(task["parts"][part], task["dtype"], "r"))
+            sources[part] = np.asarray(np.memmap(names["parts"][part], task["dtype"], "r"))
         low, high = max(begin, offset), min(end, offset + length)
         values[low - begin : high - begin] = sources[part][start + low - offset : start + high - offset]
     return {"digest": store_write.write_shard(Path(task["folder"]), task["shard"], values).hex()}

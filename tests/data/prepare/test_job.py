@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -76,3 +77,11 @@ def test_a_full_disk_is_one_line_that_says_what_stays(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), locked(tmp_path / "out"):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path):
+    with pytest.raises(JobError, match="s3:/.*must be a path of this machine"), locked(pathlib.Path("s3://bucket/out")):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="cannot be written"), locked(tmp_path / "file" / "out"):
+        pass

@@ -142,6 +142,8 @@ def test_a_second_run_reuses_and_any_change_prepares_again(tmp_path):
     assert prepare([path], out, SETTINGS).reused and "up to date" in summary("x", prepare([path], out, SETTINGS))
     assert not prepare([path], out, SETTINGS, force=True).reused
     assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
+    assert prepare([path], out, dataclasses.replace(SETTINGS, vocabulary=280)).train.vocabulary == 280
+    assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
     write(tmp_path / "a.jsonl", ROWS[:100])
     assert not prepare([path], out, dataclasses.replace(SETTINGS, seed=3)).reused
     shard = tmp_path / "out" / "train" / "tokens" / "c" / "0"
