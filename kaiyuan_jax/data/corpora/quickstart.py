@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.data.prepare import engine, normalise, pipeline, quickstart_corpus, split, summary
+from kaiyuan_jax.data.corpora import quickstart_corpus
+from kaiyuan_jax.data.prepare import engine, normalise, pipeline, split, summary
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 
 VERSION = 1  # raise it when the extraction rules change
