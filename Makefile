@@ -7,11 +7,12 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-# The lock holds the versions the tests ran with. The package itself is installed in place, without asking the index again.
+# The lock holds the versions the tests ran with. The package itself is installed in place, without asking the index again. Python
+# compiles what is imported when it is imported; compiling everything that was installed would take longer than fetching it.
 .venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.12 or newer found; install one, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 2; }
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
