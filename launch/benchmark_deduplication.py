@@ -368,7 +368,8 @@ def report(runs: dict, inputs: dict, memory: float, similar: np.ndarray) -> str:
         lines += [
             "PySpark computes the exact similarity of all that share one of few single minima. So it finds nearly all pairs above 0.7 and "
             "hardly any below, where bands go by the S-curve, as in the published recipe, which loses some between 0.7 and 0.85. Who wants "
-            "those takes `--near_threshold=0.5`, which is 25 bands of 5 and also joins pairs between 0.5 and 0.7, which PySpark keeps apart.",
+            "those takes `--near_threshold=0.5`, which is 25 bands of 5 and also joins pairs between 0.5 and 0.7, which PySpark keeps "
+            "apart.",
             "",
         ]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("daft", "numpy", "pyarrow"))
