@@ -30,12 +30,12 @@ class Options:
 
 def problems(options: Options) -> list[str]:
     """One line for each mistake in the options."""
-    lines = [*_unknown("rules", options.rules, RULE_SETS), *_unknown("mask", options.mask, personal_data.MASKS)]
+    lines = [*_unknown("--rules", options.rules, RULE_SETS), *_unknown("--mask", options.mask, personal_data.MASKS)]
     if options.languages:
         try:
-            lines += _unknown("languages", options.languages, language.languages())
+            lines += _unknown("--languages", options.languages, language.languages())
         except language.LanguageModelError as error:
-            lines.append(str(error))
+            lines.append(f"--languages={','.join(options.languages)}: {str(error).removeprefix('languages: ')}")
     if not 0 <= options.min_language_probability <= 1:
         lines.append(f"min_language_probability: found {options.min_language_probability}, must be between 0 and 1")
     return lines
@@ -99,12 +99,12 @@ def _array(column: pa.ChunkedArray) -> pa.LargeStringArray:
     )
 
 
-def _unknown(field: str, names: tuple[str, ...], known) -> list[str]:
+def _unknown(flag: str, names: tuple[str, ...], known) -> list[str]:
     lines = []
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or (
-                sorted(known) if len(known) < 10 else ["a code of ISO 639-1 such as en, zh, de"]
-            )
-            lines.append(f"{field}: found {name!r}, must be one of those known; did you mean {' or '.join(near)}?")
+            near = difflib.get_close_matches(name.lower(), known, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            allowed = ", ".join(sorted(known)) if len(known) < 20 else "codes of ISO 639-1 such as en, zh, de"
+            lines.append(f"{flag}={name}: not known; there are {allowed}{hint}")
     return lines

@@ -33,11 +33,11 @@ class Index:
     hashes: dict[int, np.ndarray]  # by length in words: uint64, ascending; equal ones belong to several sets
     members: dict[int, np.ndarray]  # uint16, the number of the set of each
     beginnings: np.ndarray  # uint64, ascending: the first SHORTEST words of each
-    skipped: dict[str, int]  # items shorter than SHORTEST by set
+    skipped: dict[str, int]  # items shorter than SHORTEST, which are not looked for, by name of every set
 
 
 def index(texts_by_set: dict[str, list[str]], n: int = NGRAM) -> Index:
-    """Of the items of evaluation sets by name. Raises ContaminationError for n below SHORTEST."""
+    """Of the items of evaluation sets by name; `skipped` counts those too short. Raises ContaminationError for n below SHORTEST."""
     if n < SHORTEST:
         raise ContaminationError(
             f"contamination n-gram: {n} words; at least {SHORTEST} are needed, or common phrases would be hits; 13 is usual"

@@ -77,11 +77,13 @@ def follow(row: dict, field: str):
     return value
 
 
-def has(row: dict, field: str) -> bool:
-    """Whether a row has a field, be it null."""
+def has(row: dict, field: str) -> bool | None:
+    """Whether a row has a field, be it null; None if what would hold it is null, which says nothing."""
     if field in row:
         return True
     for part in field.split("."):
+        if row is None:
+            return None
         if not isinstance(row, dict) or part not in row:
             return False
         row = row[part]
@@ -89,11 +91,11 @@ def has(row: dict, field: str) -> bool:
 
 
 def names(row: dict, prefix: str = "") -> list[str]:
-    """Dotted names of all fields of a row."""
+    """Dotted names of all fields of a row, ten levels deep."""
     found = []
     for key, value in row.items():
         found.append(prefix + key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix.count(".") < 9:
             found += names(value, f"{prefix}{key}.")
     return found
 

@@ -1,12 +1,15 @@
 """Finds and opens raw text: files, folders, globs and URLs (`gs://`, `s3://`, `hf://` and whatever else fsspec speaks).
 
-Files are taken in the order of their names, never in the order in which a file system lists them. A folder downloaded from the
-Hugging Face hub, or written by `save_to_disk`, holds descriptions of the data beside the data; they are no documents.
+Files are taken in the order of their names, never in the order in which a file system lists them. A name is relative to the folder that
+was given; files of one name get as many folders above it as tell them apart. A folder downloaded from the Hugging Face hub, or written by
+`save_to_disk`, holds descriptions of the data beside the data; they are no documents.
 """
 
+import collections
 import dataclasses
 import glob
 import hashlib
+import io
 import os
 import re
 from pathlib import Path
@@ -37,9 +40,13 @@ class Damaged(ReadError):
         return f"{self.name}: {self.reason}"
 
 
+class Unreachable(ReadError):
+    """A file, or the server that holds it, that cannot be reached now: trying again may succeed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One file. `name` is what the manifest records: relative, so that it does not depend on the machine."""
+    """One file. `name` is what the manifest records: unique among those found, and relative, so that it does not depend on the machine."""
 
     name: str
     path: str  # or a URL
@@ -50,7 +57,7 @@ class Input:
 def find(inputs: list[str]) -> tuple[list[Input], list[str]]:
     """Files named by the inputs, ordered by name, each once, and the names of the files of folders that are not text.
 
-    Raises `ReadError` for an input that does not exist or cannot be reached, a file that is not text, or nothing found.
+    Raises `ReadError` for an input that does not exist, a file that is not text, or nothing found; `Unreachable` if a server fails.
     """
     found: dict[str, Input] = {}
     skipped = []
@@ -75,27 +82,93 @@ def find(inputs: list[str]) -> tuple[list[Input], list[str]]:
                 skipped.append(name)
     if not found:
         raise ReadError(f"--input={','.join(inputs)}: no text files found; expected Parquet, Arrow, JSON lines or text")
-    return sorted(found.values(), key=lambda input: (input.name, input.path)), sorted(set(skipped))
+    return sorted(_told_apart(list(found.values())), key=lambda input: (input.name, input.path)), sorted(set(skipped))
 
 
 def checksum(input: Input) -> str:
-    """sha256 of the bytes as stored, in hexadecimal."""
+    """sha256 of the bytes as stored, in hexadecimal; raises `Unreachable`."""
+    digest = hashlib.sha256()
     with opened(input.path) as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(4 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
+        try:
+            while chunk := file.read(4 << 20):
+                digest.update(chunk)
+        except OSError as error:
+            raise unreachable(input.path, error) from None
+    return digest.hexdigest()
 
 
 def opened(path: str) -> BinaryIO:
-    """The bytes of a local path or a URL, for reading; raises `ReadError` if they cannot be reached."""
+    """The bytes of a local path or a URL, for reading; raises `Unreachable` if they cannot be reached, also later from `read` of a URL."""
+    if "://" in path:
+        return _Reached(path)
     try:
-        if "://" in path:
-            system, inner = _system(path)
-            return system.open(inner, "rb")
         return open(path, "rb")
     except OSError as error:
-        raise ReadError(f"{path}: cannot be opened ({_first(error)}); check that it still exists and may be read") from None
+        raise unreachable(path, error) from None
+
+
+def unreachable(path: str, error: Exception) -> Unreachable:
+    """The error for a path that failed with another one."""
+    return Unreachable(f"{path}: cannot be reached ({_first(error)}); check that it still exists and may be read, and the network")
+
+
+class _Reached(io.RawIOBase):
+    """A file of a service. Every service raises its own kinds of errors, many of them as if the file were damaged."""
+
+    def __init__(self, url: str):
+        self.url, self.file = url, None
+        system, inner = _system(url)
+        try:
+            self.file = system.open(inner, "rb")
+        except Exception as error:
+            raise unreachable(url, error) from None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self.file.read(size)
+        except Exception as error:
+            raise unreachable(self.url, error) from None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if not whence and offset < 0:
+            raise OSError(f"no byte {offset}")  # where a damaged file points to
+        try:
+            return self.file.seek(offset, whence)
+        except Exception as error:
+            raise unreachable(self.url, error) from None
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+        super().close()
+
+
+def _told_apart(found: list[Input]) -> list[Input]:
+    """The inputs, those of one name with as many of the folders above as make it unique."""
+    above = dict.fromkeys(range(len(found)), 0)
+    paths = [[part for part in (input.path if "://" in input.path else os.path.abspath(input.path)).split("/") if part] for input in found]
+
+    def name(index: int) -> str:
+        own = found[index].name
+        return "/".join(paths[index][-(own.count("/") + 1 + above[index]) :]) if above[index] else own
+
+    while True:
+        names = [name(index) for index in above]
+        times = collections.Counter(names)
+        same = [index for index in above if times[names[index]] > 1 and found[index].name.count("/") + 1 + above[index] < len(paths[index])]
+        if not same:
+            return [dataclasses.replace(input, name=name) for input, name in zip(found, names, strict=True)]
+        for index in same:
+            above[index] += 1
 
 
 def _first(error: Exception) -> str:
@@ -153,7 +226,8 @@ def _remote(item: str):
     except FileNotFoundError:
         matches = []
     except Exception as error:  # every service raises its own kinds
-        raise ReadError(f"--input={item}: cannot be listed ({_first(error)}); check the address, the network and the credentials") from None
+        message = f"--input={item}: cannot be listed ({_first(error)}); check the address, the network and the credentials"
+        raise Unreachable(message) from None
     files = []
     for facts in matches:
         name = facts["name"].removeprefix(root).lstrip("/")

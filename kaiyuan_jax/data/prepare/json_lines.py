@@ -264,16 +264,19 @@ def _struct(tree: dict) -> list[pa.Field]:
     return [pa.field(name, pa.struct(_struct(node)) if isinstance(node, dict) else node) for name, node in tree.items()]
 
 
-def first_names(head: bytes, field: str) -> list[str]:
-    """The names of fields in the first rows of a file, if there are rows and none of them has the field; else nothing."""
-    found: dict[str, None] = {}
+def missing(head: bytes, fields: Fields) -> tuple[str, str, list[str]] | None:
+    """(field, its flag, names that are there) of the first field that no row of the beginning of a file has, if there are rows."""
+    unseen, lacking, found = fields.flags(), set(), {}
     for line in io.BytesIO(head.removeprefix(b"\xef\xbb\xbf")):
         try:
             row = _decode(str(line, "utf-8"))
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
-            if F.has(row, field):
-                return []
+            has = {field: F.has(row, field) for field, _ in unseen}
+            unseen = [(field, flag) for field, flag in unseen if not has[field]]
+            if not unseen:
+                return None
+            lacking.update(field for field, _ in unseen if has[field] is False)
             found |= dict.fromkeys(F.names(row) or ["nothing"])
-    return list(found)
+    return next(((field, flag, list(found)) for field, flag in unseen if field in lacking), None)

@@ -7,6 +7,7 @@ no document is counted under the reason, with its place: the row of a table, the
 """
 
 import dataclasses
+import errno
 import io
 from collections.abc import Iterator
 
@@ -14,14 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data.prepare import columnar, json_lines
 from kaiyuan_jax.data.prepare import fields as F
 from kaiyuan_jax.data.prepare.fields import COLUMNS, EXPANSION_FROM, Fields, Limits
-from kaiyuan_jax.data.prepare.inputs import Damaged, Input, ReadError, checksum, find, opened
+from kaiyuan_jax.data.prepare.inputs import Damaged, Input, ReadError, Unreachable, checksum, find, opened, unreachable
 from kaiyuan_jax.data.prepare.tally import Tally
 
-__all__ = ["COLUMNS", "Damaged", "Fields", "Input", "Limits", "Piece", "ReadError", "checksum", "find", "pieces", "read"]
+__all__ = ["COLUMNS", "Damaged", "Fields", "Input", "Limits", "Piece", "ReadError", "Unreachable", "checksum", "find", "pieces", "read"]
 TABLE_BYTES = 4 << 20  # of text in one table
 TABLE_ROWS = 4096
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -56,8 +56,8 @@ def pieces(input: Input, size: int) -> list[Piece]:
 def read(piece: Piece, fields: Fields, limits: Limits, tally: Tally) -> Iterator[pa.Table]:
     """Tables of `COLUMNS`, in the order of the file.
 
-    Raises `Damaged` for a file that cannot be read to its end (after the tables before that place), `ReadError` for fields that are
-    not there and files that cannot be reached. Counts, besides lost rows by reason: `read: rows`, `read: rows lost`, `read: empty files`.
+    Raises `Damaged` for a file that cannot be read to its end (after the tables before that place), `Unreachable` for one that cannot be
+    reached, `ReadError` for fields that are not there. Counts `read: rows`, `read: rows lost`, also by reason, and `read: empty files`.
     """
     input = piece.input
     if not input.bytes:
@@ -67,17 +67,13 @@ def read(piece: Piece, fields: Fields, limits: Limits, tally: Tally) -> Iterator
     try:
         for table in reader(input, piece.start, piece.stop, fields, limits, tally):
             yield from _cut(table)
-    except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError) as error:
-        raise ReadError(f"{input.path}: cannot be reached ({error}); check the file, the network and the credentials") from None
     except (OSError, EOFError, pa.ArrowException) as error:
+        # Arrow's errors have no number, except for a place before the beginning, to which only a damaged file points.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL) or isinstance(error, ConnectionError | TimeoutError):
+            raise unreachable(input.path, error) from None
         kind = "JSON lines" if input.kind == "json" else input.kind.capitalize()
         reason = " ".join(str(error).split())[:200]
         raise Damaged(input.path, f"cannot be read as {kind} ({reason}); truncated, or not what its name says?") from None
-    except Exception as error:
-        if isinstance(error, UserError) or "://" not in input.path:
-            raise
-        # Every service raises its own kinds.
-        raise ReadError(f"{input.path}: cannot be reached ({error}); check the file, the network and the credentials") from None
 
 
 def _packed(input: Input) -> str:
@@ -132,7 +128,7 @@ def _json(input: Input, start: int, stop: int, fields: Fields, limits: Limits, t
 
 
 def _check_head(input: Input, fields: Fields, limits: Limits) -> None:
-    """Looks at the first 4 MB for what would lose every row: another format, or a text field that no row has."""
+    """Looks at the first 4 MB for what no row can be right with: another format, or a field that none of them has."""
     with _stream(input, limits) as stream:
         head = stream.read(json_lines.BLOCK)
     for magic, kind in _MAGIC.items():
@@ -141,9 +137,9 @@ def _check_head(input: Input, fields: Fields, limits: Limits) -> None:
     first = head.removeprefix(_BOM).lstrip()[:1024].split(b"\n")[0].strip()
     if first in (b"[", b"{") or first.startswith(b"[{"):
         raise Damaged(input.path, "is one JSON value over many lines, not one object a line; convert it, for example with jq -c '.[]'")
-    found = json_lines.first_names(head, fields.text)
-    if found:
-        raise F.absent(input.path, fields.text, "--text_field", found)
+    wrong = json_lines.missing(head, fields)
+    if wrong:
+        raise F.absent(input.path, *wrong)
 
 
 class _Expanding(io.RawIOBase):

@@ -1,11 +1,14 @@
 """Cleaning marks and counts; how the input was cut into tables changes nothing."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaiyuan_jax.data.prepare.clean import Options, clean, problems
+from kaiyuan_jax.data.prepare.personal_data import MASKS
 from kaiyuan_jax.data.prepare.tally import Tally
 
 GOOD = "\n".join(
@@ -90,17 +93,16 @@ def test_any_cut_into_tables_gives_the_same_rows_and_the_same_counts(texts, cuts
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(rules=("web_eng",)), "rules: found 'web_eng', .* did you mean web_en"),
-        (Options(rules=("zzz",)), "rules: found 'zzz', .*chinese"),
-        (Options(mask=("mail",)), "mask: found 'mail', .*email"),
-        (Options(languages=("english",)), "languages: found 'english'"),
+        (Options(rules=("web_en", "Web_eng")), r"--rules=Web_eng: not known; there are chinese, .*; did you mean web_en\?$"),
+        (Options(rules=("zzz",)), "--rules=zzz: not known; there are chinese, code, web_en$"),
+        (Options(mask=("mail",)), rf"--mask=mail: not known; there are {', '.join(sorted(MASKS))}; did you mean email\?$"),
+        (Options(languages=("english",)), "--languages=english: not known; there are codes of ISO 639-1 such as en, zh, de$"),
+        (Options(languages=("eng",)), r"--languages=eng: not known; there are codes .*; did you mean en\?$"),
         (Options(min_language_probability=1.5), r"min_language_probability: found 1.5, must be between 0 and 1"),
     ],
 )
 def test_mistakes_in_options_are_named_before_any_work(options, message):
     (line,) = problems(options)
-    import re
-
     assert re.match(message, line) and "\n" not in line
 
 

@@ -1,5 +1,6 @@
 """Documents that quote evaluation sets are found, and no others."""
 
+import json
 import pickle
 import random
 
@@ -71,6 +72,13 @@ def test_short_items_are_looked_for_whole_from_eight_words_on():
     sets = {"short": [eight, seven, "Yes."]}
     assert index(sets).skipped == {"short": 2}
     assert marks([f"so {eight} and", f"so {seven} and", eight.rsplit(" ", 1)[0]], sets) == ["contamination short", None, None]
+
+
+def test_items_too_short_to_be_looked_for_are_counted_for_every_set():
+    long = sentence(random.Random(8), 20)
+    found = index({"answers": ["Yes.", "", "one two three"], "mixed": [long, "No.", sentence(random.Random(9), 8)], "long": [long]})
+    assert found.skipped == pickle.loads(pickle.dumps(found)).skipped == {"answers": 3, "long": 0, "mixed": 1}
+    assert json.loads(json.dumps(found.skipped)) == found.skipped
 
 
 def test_twelve_words_of_a_longer_item_are_no_quotation():

@@ -9,12 +9,15 @@ import uuid
 
 import fsspec
 import huggingface_hub
+import hypothesis.strategies as st
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
+from hypothesis import given, settings
 
-from kaiyuan_jax.data.prepare.inputs import Damaged, ReadError, checksum, find
+from kaiyuan_jax.data.prepare.inputs import Damaged, ReadError, Unreachable, checksum, find, opened
 
 LINE = b'{"text": "x"}\n'
 
@@ -65,6 +68,37 @@ def test_a_glob_names_files_relative_to_its_fixed_folder_and_a_file_counts_once(
     assert len(names(tmp_path / "d", tmp_path / "d" / "b" / "y.txt", f"{tmp_path}/d/b/*")[0]) == 3
 
 
+def test_files_of_one_name_get_the_folders_that_tell_them_apart(tmp_path):
+    tree(tmp_path, {f"{folder}/t.jsonl": LINE for folder in ("x/a", "y/a", "b", "c/b", "d")} | {"d/only.txt": b"x", "b/deep/o.txt": b"x"})
+
+    def named(*folders):
+        return [name for name, _ in names(*(tmp_path / folder for folder in folders))[0]]
+
+    assert named("b", "d") == ["b/t.jsonl", "d/t.jsonl", "deep/o.txt", "only.txt"]
+    assert named("x/a", "y/a", "d") == ["d/t.jsonl", "only.txt", "x/a/t.jsonl", "y/a/t.jsonl"]
+    assert named("b/t.jsonl", "d/t.jsonl") == ["b/t.jsonl", "d/t.jsonl"]
+    # The longer name of one is the own name of another.
+    assert named("c", "b", "d/t.jsonl")[0] == "c/b/t.jsonl" and f"{tmp_path.name}/b/t.jsonl" in named("c", "b", "d/t.jsonl")
+    assert named("b", "b/t.jsonl") == ["deep/o.txt", "t.jsonl"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.text("ab", min_size=1, max_size=5), min_size=1), st.lists(st.text("ab", max_size=2), max_size=4), st.randoms())
+def test_names_are_unique_and_the_same_wherever_the_folders_lie(tmp_path_factory, files, inputs, random):
+    def found(root, inputs):
+        tree(root, {f"in/{'/'.join(file)}/t.txt": b"x" for file in files} | {"in/t.txt": b"x"})
+        folders = [root / "in" / "/".join(item) for item in inputs]
+        given = [str(folder) for folder in folders if folder.is_dir()] or [str(root)]
+        return [(item.name, item.path.removeprefix(str(root))) for item in find(given)[0]]
+
+    roots = [tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b") / "deeper"]
+    # A folder inside another would be named by whichever comes first.
+    inputs = [item for item in inputs if not any(other != item and item.startswith(other) for other in inputs)]
+    first, second = found(roots[0], inputs), found(roots[1], random.sample(inputs, len(inputs)))
+    assert first == second and [name for name, _ in first] == sorted({name for name, _ in first})
+    assert all(path.endswith("/" + name) for name, path in first)
+
+
 def test_a_file_whose_name_holds_a_glob_character_is_that_file(tmp_path):
     tree(tmp_path, {"a[1].jsonl": LINE})
     assert names(tmp_path / "a[1].jsonl")[0] == [("a[1].jsonl", "json")]
@@ -110,11 +144,11 @@ def test_urls_are_found_like_local_files(memory):
     assert (input.bytes, checksum(input)) == (len(LINE), hashlib.sha256(LINE).hexdigest())
 
 
-def refused(*inputs):
-    with pytest.raises(ReadError) as error:
+def refused(*inputs, error=ReadError):
+    with pytest.raises(error) as caught:
         find([str(item) for item in inputs])
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    assert caught.type is error and "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_inputs_that_do_not_exist_are_refused(tmp_path, memory):
@@ -142,6 +176,33 @@ def test_an_error_survives_the_way_back_from_a_worker():
     assert (type(error), str(error), error.reason) == (Damaged, "a.gz: truncated", "truncated")
 
 
+@pytest.mark.parametrize("error", [OSError, RuntimeError, EOFError])
+def test_a_connection_that_breaks_is_unreachable_and_says_so_in_one_line(memory, monkeypatch, error):
+    (input,), _ = find([f"{memory}/d/a.jsonl"])
+
+    def broken(self, size=-1):
+        raise error("connection lost\nwhile reading")
+
+    monkeypatch.setattr(MemoryFile, "read", broken, raising=False)
+    with pytest.raises(Unreachable, match=r"a.jsonl: cannot be reached \(connection lost\); check") as caught:
+        checksum(input)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), str(copy)) == (Unreachable, str(caught.value)) and "\n" not in str(copy)
+
+
+def test_what_is_gone_since_it_was_found_is_unreachable(tmp_path, memory):
+    tree(tmp_path, {"a.txt": b"x"})
+    for item in (str(tmp_path / "a.txt"), f"{memory}/d/a.jsonl"):
+        (input,), _ = find([item])
+        system, path = fsspec.url_to_fs(item)
+        content = system.cat(path)
+        system.rm(path)
+        for reach in (checksum, lambda input: opened(input.path)):
+            with pytest.raises(Unreachable, match="cannot be reached .*check that it still exists"):
+                reach(input)
+        system.pipe(path, content)
+
+
 def test_the_hub_is_spoken_to_through_its_own_package(monkeypatch):
     seen = []
 
@@ -150,7 +211,7 @@ def test_the_hub_is_spoken_to_through_its_own_package(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub.HfFileSystem, "isdir", isdir)
-    message = refused("hf://datasets/some/name/data")
+    message = refused("hf://datasets/some/name/data", error=Unreachable)
     assert seen == ["datasets/some/name/data"] and "no network" in message
 
 

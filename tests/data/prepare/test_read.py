@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
 from hypothesis import given, settings
 
 from kaiyuan_jax.data.prepare import read as r
-from kaiyuan_jax.data.prepare.read import Damaged, Fields, Limits, ReadError, find, pieces, read
+from kaiyuan_jax.data.prepare.read import Damaged, Fields, Limits, ReadError, Unreachable, find, pieces, read
 from kaiyuan_jax.data.prepare.tally import Tally
 
 ROWS = [{"text": f"text {i} é数", "meta": {"score": i / 4, "url": f"u{i}"}, "name": f"n{i}", "year": 2000 + i} for i in range(10)]
@@ -110,7 +111,7 @@ LINES = st.lists(
 @given(LINES, st.booleans(), st.booleans(), st.integers(1, 100))
 def test_pieces_of_any_size_give_the_rows_and_counts_of_the_whole(tmp_path_factory, found, mark, ended, size):
     path = tmp_path_factory.mktemp("pieces") / "a.jsonl"
-    first = b'{"text": "first"}'
+    first = b'{"text": "first", "q": null}'
     path.write_bytes(b"\xef\xbb\xbf" * mark + b"\n".join([first, *found]) + b"\n" * ended)
     whole, parts, fields = Tally(), Tally(), Fields(quality="q")
     limits = Limits(document_bytes=64)
@@ -334,12 +335,59 @@ def test_a_wrong_field_is_named_with_those_that_are_there_and_the_nearest(tmp_pa
         rows_of(path, fields=Fields("url"))
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("flag", ["quality", "id", "metadata"])
-def test_a_column_that_a_schema_lacks_is_an_error_whatever_it_is_for(tmp_path, name, flag):
+def test_a_field_that_is_nowhere_is_an_error_whatever_it_is_for(tmp_path, name, flag):
     path = write(tmp_path, name)
-    with pytest.raises(ReadError, match=rf"no field 'meta.scor'; .*did you mean 'meta.score'.*; set --{flag}_field"):
-        rows_of(path, fields=Fields(**{flag: ("meta.scor",) if flag == "metadata" else "meta.scor"}))
+    with pytest.raises(ReadError, match=rf"{name}: no field 'meta.scor'; .*did you mean 'meta.score'.*; set --{flag}_field") as error:
+        rows_of(path, fields=Fields(**{flag: ("name", "meta.scor") if flag == "metadata" else "meta.scor"}), size=100)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_a_row_of_many_may_have_a_field_that_the_others_lack(tmp_path, place):
+    rows = [row if index == place else {"text": row["text"]} for index, row in enumerate(ROWS)]
+    lacking = {"id": None, "quality": None, "metadata": '{"meta.url": null, "year": null}'}
+    expected = [row if index == place else row | lacking for index, row in enumerate(EXPECTED)]
+    assert rows_of(write(tmp_path, "a.jsonl", rows)) == rows_of(tmp_path / "a.jsonl", size=50) == expected
+
+
+def test_a_field_of_what_is_null_in_every_row_may_be_there_later(tmp_path):
+    rows = [{"text": "t", "meta": None}] * 3
+    assert [row["quality"] for row in rows_of(write(tmp_path, "a.jsonl", rows), fields=Fields(quality="meta.score"))] == [None] * 3
+    with pytest.raises(ReadError, match="no field 'meta.score'; found text, meta; set --quality_field"):
+        rows_of(write(tmp_path, "b.jsonl", [*rows, {"text": "t"}]), fields=Fields(quality="meta.score"))
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "a.txt"])
+def test_a_file_that_is_gone_since_it_was_found_is_unreachable_and_not_damaged(tmp_path, name):
+    system, folder = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    system.pipe(f"{folder}/{name}", write(tmp_path, name).read_bytes())
+    found = [find([item])[0][0] for item in (str(tmp_path / name), f"memory:/{folder}/{name}")]
+    (tmp_path / name).unlink()
+    system.rm(f"{folder}/{name}")
+    for input in found:
+        with pytest.raises(Unreachable, match=f"{name}: cannot be reached"):
+            [table for piece in pieces(input, 100) for table in read(piece, FIELDS, LIMITS, Tally())]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_connection_that_breaks_while_reading_is_not_a_damaged_file(tmp_path, monkeypatch, name, after):
+    system, folder = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    system.pipe(f"{folder}/{name}", write(tmp_path, name).read_bytes())
+    (input,), _ = find([f"memory:/{folder}/{name}"])
+    reads = []
+
+    def broken(self, size=-1):
+        reads.append(size)
+        if len(reads) > after:
+            raise OSError("connection lost")
+        return super(MemoryFile, self).read(size)
+
+    monkeypatch.setattr(MemoryFile, "read", broken, raising=False)
+    with pytest.raises(Unreachable, match="connection lost"):
+        list(read(r.Piece(input, 0, 0), FIELDS, LIMITS, Tally()))
 
 
 def test_the_text_field_may_be_missing_in_rows_even_in_a_whole_piece(tmp_path):
