@@ -8,7 +8,8 @@ domain a source counts for, and the sizes marked so.
 
 Sizes have three grades. `inferred`: from comments in the released configurations. `public`: what the makers of a data set say of the
 set as released, with their tokenizer. `ours`: unknown; chosen so that the five phases add up to 2.2T. The comments put
-FineWeb-Edu-Chinese at up to 430B, which cannot be all that was read: the phases would add up to 2.7T, 40% of the first Chinese.
+FineWeb-Edu-Chinese at up to 430B, which cannot be all that was read: the phases would add up to 2.7T, 40% of the first Chinese. Whether
+phase 1 reads all of that corpus is unclear in what was released; the table and its exposures take it so.
 
 The stores are not on a laptop: `launch/plan.py --config=configs/kaiyuan_2b.py` plans with these sizes. A quality column is what
 `launch/prepare_data.py --quality_field` takes. The paper ranks documents, a plan ranks token mass.

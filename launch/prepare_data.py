@@ -10,8 +10,6 @@ that are to be mixed must share one tokenizer: train it on the first (or on a sa
 goes on after a kill; once done it says "up to date". On a cluster, input and output must be on paths that every worker sees.
 """
 
-import glob
-
 from absl import flags
 
 from kaiyuan_jax.config import UserError
@@ -26,7 +24,7 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the prepared source.")
 FORCE = flags.DEFINE_bool("force", False, "Prepare again even if up to date.")
 ENGINE = flags.DEFINE_enum("engine", "native", ["native", "ray"], "Worker processes of this machine, or a Ray cluster.")
 ADDRESS = flags.DEFINE_string("ray_address", "", "Of a running cluster, such as auto or ray://host:10001; empty: start one here.")
-WORKERS = flags.DEFINE_integer("workers", 0, "Tasks at once; 0: one a core.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Tasks at once; 0: one a core.", lower_bound=0)
 MEMORY = flags.DEFINE_float("memory", 4.0, "GiB that this machine may use for it; sorting and de-duplication then take more passes.")
 UNTIL = flags.DEFINE_enum("until", "", ["", *pipeline.STOPS], "Stop after this step and write the documents as Parquet into --output.")
 
@@ -37,9 +35,10 @@ flags.DEFINE_list("metadata_fields", [], "Fields to keep in the document table."
 flags.DEFINE_integer("max_document_bytes", _DEFAULT.max_document_bytes, "Longer documents are lost (and counted).")
 flags.DEFINE_float("max_loss", _DEFAULT.max_loss, "Share of unreadable input above which the job fails.")
 flags.DEFINE_list("rules", [], "Rule sets that clean and filter: web_en, code, chinese (docs/corpus.md).")
-flags.DEFINE_list("mask", [], "Personal data to mask: email, phone, key, ipv4.")
+flags.DEFINE_list("mask", [], "Personal data to mask: email, phone, key, ip.")
 flags.DEFINE_list("languages", [], "Languages to keep, such as en,zh; empty: all, and none is looked at.")
 flags.DEFINE_list("evaluation_sets", [], "Files whose texts must not be in the store.")
+flags.DEFINE_string("evaluation_field", _DEFAULT.evaluation_field, "Field of their texts.")
 flags.DEFINE_bool("near_duplicates", _DEFAULT.near_duplicates, "Remove near duplicates too, not only equal texts.")
 flags.DEFINE_float("near_threshold", _DEFAULT.near_threshold, "Jaccard similarity that MinHash bands are chosen for.")
 flags.DEFINE_integer("near_permutations", _DEFAULT.near_permutations, "MinHash values of a document; 128 at 0.7: 14 bands of 9.")
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> None:
             raise PrepareError(f"--{name}: missing; give one, such as --{name}={example}")
     if MEMORY.value < 0.25:
         raise UserError(f"--memory={MEMORY.value}: must be at least 0.25 (GiB)")
-    inputs = [match for item in INPUT.value for match in (sorted(glob.glob(item)) or [item])]
+    inputs = INPUT.value
     started = engine.start(ENGINE.value, workers=WORKERS.value, memory=int(MEMORY.value * 2**30), address=ADDRESS.value)
     if UNTIL.value:
         pipeline.export(inputs, OUTPUT.value, settings(), UNTIL.value, engine=started)

@@ -16,7 +16,6 @@ Stores sort ascending, the best last: so what the model of --minus finds likelie
 Finished pieces of the input are kept in OUTPUT.partial/, so a killed job goes on where it was; the output appears when it is whole.
 """
 
-import glob
 import pathlib
 
 from absl import flags
@@ -42,7 +41,7 @@ def main(argv):
     from kaiyuan_jax.data.prepare.tally import Tally
     from kaiyuan_jax.evaluation import score_file
 
-    inputs, _ = read.find([match for item in INPUT.value for match in (sorted(glob.glob(item)) or [item])])
+    inputs, _ = read.find(INPUT.value)
     models = {"loss": locate("--model", MODEL.value)} | ({"minus": locate("--minus", MINUS.value)} if MINUS.value else {})
     scorers = {name: load(*model) for name, model in models.items()}
     settings = {name: [str(path.absolute()), path.stat().st_mtime_ns] for name, (_, path) in models.items()}

@@ -10,7 +10,6 @@ model stands a .json with what was measured.
 """
 
 import dataclasses
-import glob
 import json
 import os
 import time
@@ -97,7 +96,7 @@ def check(options: fasttext_model.Options) -> None:
 
 
 def inputs(items: list[str]) -> list[read.Input]:
-    found, _ = read.find([match for item in items for match in (sorted(glob.glob(item)) or [item])])
+    found, _ = read.find(items)
     return found
 
 

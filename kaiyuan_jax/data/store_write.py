@@ -10,6 +10,7 @@ shards and row groups have fixed sizes, whatever wrote them.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -110,8 +111,12 @@ def create_tokens(folder: Path, tokens: int, dtype: np.dtype, compression: int) 
 
 
 def write_shard(folder: Path, number: int, values: np.ndarray) -> bytes:
-    """Writes shard `number`, whole; gives its digest. Shards may be written at once by different processes."""
-    ts.open(_array(folder)).result()[number * SHARD : number * SHARD + len(values)].write(values).result()
+    """Writes shard `number`, whole; gives its digest. Shards may be written at once by different processes. Raises OSError."""
+    try:
+        ts.open(_array(folder)).result()[number * SHARD : number * SHARD + len(values)].write(values).result()
+    except ValueError as error:  # tensorstore's kind for whatever the file system says
+        full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0][:300]) from None
     return shard_digest(values)
 
 

@@ -17,7 +17,12 @@ FLOW = (  # count in report.json -> what the table calls it
     ("exact duplicates", "exact duplicates"),
     ("near duplicates", "near duplicates"),
 )
-RULES = ("rule ", "mask ", "contamination ", "language ")
+RULES = ("rule ", "mask ", "contamination ")
+STAGES = (  # title, then the counts of documents, bytes of text and tokens, of which several are added
+    ("read", ["documents read"], ["bytes read"], []),
+    ("cleaned", ["documents cleaned"], ["bytes cleaned"], []),
+    ("in the stores", ["train documents", "heldout documents"], ["train bytes", "heldout bytes"], ["train tokens", "heldout tokens"]),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,8 @@ def load(folders: list[str]) -> list[Source]:
 def build(folders: list[str], output: str | Path) -> Path:
     """Writes one self-contained HTML page about prepared sources; returns its path."""
     sources, output = load(folders), Path(output)
-    parts = ["<h1>Prepared text</h1>", *_flow(sources), *_quality(sources), *_removed(sources), *_lost(sources), *_steps(sources)]
+    sections = (_flow, _quality, _removed, _languages, _lost, _steps)
+    parts = ["<h1>Prepared text</h1>", *(part for section in sections for part in section(sources))]
     partial = output.with_name(output.name + ".partial")
     partial.write_text(page.page("Prepared text", parts), encoding="utf-8")
     partial.replace(output)
@@ -66,7 +72,12 @@ def _flow(sources: list[Source]) -> list[str]:
         train = stores["train"]
         rows.append([source.name, *(counts.get(name, 0) for name, _ in FLOW), train["documents"], stores["heldout"]["documents"],
                      train["tokens"], f"{train['bytes'] / train['tokens']:.2f}"])  # fmt: skip
-    return [page.section("Documents", _table(header, rows))]
+    stages = []
+    for source in sources:
+        counts = source.report["counts"]
+        for title, *columns in STAGES:
+            stages.append([f"{source.name}: {title}", *(sum(counts.get(name, 0) for name in names) if names else "" for names in columns)])
+    return [page.section("Documents", _table(header, rows), _table(["after a stage", "documents", "bytes of text", "tokens"], stages))]
 
 
 def _quality(sources: list[Source]) -> list[str]:
@@ -98,7 +109,8 @@ def _removed(sources: list[Source]) -> list[str]:
         if not rules:
             continue
         parts.append(f"<h3>{page.text(source.name)}</h3>")
-        rows = [[name, count, counts.get(name.replace("rule ", "bytes ", 1), "")] for name, count in rules.items()]
+        rows = [[name, count, counts.get(name.replace("rule ", "bytes ", 1), "") if name.startswith("rule ") else ""]
+                for name, count in rules.items()]  # fmt: skip
         parts.append(_table(["what", "times", "bytes removed"], rows))
         parts += [_examples(name, examples[name]) for name in rules if examples.get(name)]
     return [page.section("What the rules removed", *parts)] if parts else []
@@ -113,10 +125,18 @@ def _lost(sources: list[Source]) -> list[str]:
     for source in sources:
         counts, examples = source.report["counts"], source.report["examples"]
         lines += [f"{source.name}: {file} was left out: {reason}" for file, reason in source.report["quarantined"].items()]
+        for file, reasons in source.report["lost"].items():
+            lines.append(f"{source.name}: {file}: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()))
         for name, count in counts.items():
             if name.startswith("read: ") and examples.get(name):
                 lines.append(f"{source.name}: {count:,} × {name.removeprefix('read: ')}, such as {', '.join(examples[name][:5])}")
     return [page.section("What could not be read", page.bullets(lines))] if lines else []
+
+
+def _languages(sources: list[Source]) -> list[str]:
+    rows = [[f"{source.name}: {name.removeprefix('language ')}", count] for source in sources
+            for name, count in source.report["counts"].items() if name.startswith("language ")]  # fmt: skip
+    return [page.section("Languages found", _table(["language", "documents"], rows))] if rows else []
 
 
 def _steps(sources: list[Source]) -> list[str]:

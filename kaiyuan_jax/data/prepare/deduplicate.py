@@ -10,13 +10,17 @@ allowed. Equal values end in one pass, hence passes are independent but for the 
 holds 16 bytes a surviving document, and 16 bytes an edge: a group of n documents that share a band gives n - 1 edges, all to the first.
 """
 
-import daft
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csgraph, csr_array
 
 from kaiyuan_jax.data.prepare.tally import Tally
+
+if TYPE_CHECKING:
+    import daft
 
 RANKED = ("uid", "hash", "quality", "tie", "priority")
 KEY_BYTES = 160  # memory of a pass by document: the keys, and the arrays that sort them
@@ -25,7 +29,7 @@ BATCH = 16_384  # documents whose bands are unfolded at a time
 CLUSTERS = pa.schema([("uid", pa.int64()), ("copies", pa.int64())])
 
 
-def clusters(keys: daft.DataFrame, near: bool, memory: int, tally: Tally) -> pa.Table:
+def clusters(keys: "daft.DataFrame", near: bool, memory: int, tally: Tally) -> pa.Table:
     """The documents to keep, ascending by uid, and how many documents each stands for, itself included (columns uid, copies: int64).
 
     `keys` has the columns uid int64 (unique), hash binary(16), quality float64, tie binary(8), priority int32 and, if `near`, bands
@@ -51,8 +55,10 @@ def _passes(size: int, memory: int) -> int:
     return max(1, -(-size // memory))
 
 
-def _equal(keys: daft.DataFrame, passes: int) -> tuple[np.ndarray, np.ndarray]:
+def _equal(keys: "daft.DataFrame", passes: int) -> tuple[np.ndarray, np.ndarray]:
     """(uid of the best document of each hash, ascending; number of documents with that hash)."""
+    import daft
+
     found = [np.zeros((2, 0), np.int64)]
     for number in range(passes):
         part = keys.select(*RANKED)
@@ -74,8 +80,10 @@ def _equal(keys: daft.DataFrame, passes: int) -> tuple[np.ndarray, np.ndarray]:
     return uids[order], copies[order]
 
 
-def _edges(keys: daft.DataFrame, uids: np.ndarray, passes: int) -> np.ndarray:
+def _edges(keys: "daft.DataFrame", uids: np.ndarray, passes: int) -> np.ndarray:
     """int64 [2, edges], distinct: positions in `uids` (ascending) of the first and another document that share a band."""
+    import daft
+
     edges = np.zeros(0, np.int64)
     size = max(len(uids), 1)
     for number in range(passes):
@@ -95,8 +103,10 @@ def _edges(keys: daft.DataFrame, uids: np.ndarray, passes: int) -> np.ndarray:
     return np.stack([edges // size, edges % size])
 
 
-def _best(keys: daft.DataFrame, uids: np.ndarray, copies: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
+def _best(keys: "daft.DataFrame", uids: np.ndarray, copies: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
     """(bool: stays; documents it stands for if so; documents in the largest cluster; clusters of more than one of `uids`)."""
+    import daft
+
     kept, sizes = np.ones(len(uids), bool), copies.copy()
     nodes, places = np.unique(edges, return_inverse=True)
     if len(nodes) == 0:
@@ -116,7 +126,9 @@ def _best(keys: daft.DataFrame, uids: np.ndarray, copies: np.ndarray, edges: np.
     return kept, sizes, int(totals.max()), count
 
 
-def _collected(frame: daft.DataFrame, passes: int) -> pa.Table:
+def _collected(frame: "daft.DataFrame", passes: int) -> pa.Table:
+    import daft
+
     if passes == 1:
         return frame.to_arrow()
     # Where memory is short, files are read one after the other: all at once they would take more than the pass.

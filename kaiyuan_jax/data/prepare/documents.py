@@ -6,7 +6,7 @@ Row by row, so that it runs anywhere in any order: read, normalise, clean, decon
     NAME-S.parquet   everything else, one row a text: uid, input, hash, tie, quality (the score that orders the store), size, bands,
                      id, metadata, score.NAME
 
-`uid` is the part's number times 2**32 plus the row. It finds a text again; it decides nothing, so that neither does the cutting into parts.
+`uid` is the part's number times 2**22 plus the row. It finds a text again; it decides nothing, so that neither does the cutting into parts.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kaiyuan_jax.data.prepare import clean, contamination, minhash, normalise, read, score
+from kaiyuan_jax.data.prepare.job import unique
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
 from kaiyuan_jax.data.prepare.tally import Tally
 
-HASH_BYTES = 16
 TIE_BYTES = 8
+ROW_BITS, PART_BITS = 22, 16  # of a uid: the row in its part, the part in its task; 25 are left for the task
 _TEXTS = pa.schema([("text", pa.large_string())])
 
 
@@ -71,8 +72,8 @@ def make(task: dict) -> dict:
 
     Raises `PrepareError` for a document without the score that it is to be sorted by, `ReadError` for a wrong field.
     """
-    settings, writer = task["settings"], _Writer(task["name"], task["task"] << 12, task["size"])
-    tally, by_input, damaged = Tally(), {}, {}
+    settings, writer = task["settings"], _Writer(unique(task["name"]), task["task"] << PART_BITS, task["size"])
+    tally, by_input, damaged, lost = Tally(), {}, {}, {}
     for number, piece, whole in task["pieces"]:
         mine = Tally()
         try:
@@ -81,9 +82,11 @@ def make(task: dict) -> dict:
         except read.Damaged as error:
             damaged[number] = error.reason
             continue
+        if mine.counts.get("read: rows lost"):
+            lost[number] = {name.removeprefix("read: "): count for name, count in mine.counts.items() if name in mine.examples}
         (tally if whole else by_input.setdefault(number, Tally())).merge(mine)
     return {"parts": [dataclasses.asdict(part) for part in writer.close()], "tally": tally.to_json(), "damaged": damaged,
-            "by_input": {number: held.to_json() for number, held in by_input.items()}}  # fmt: skip
+            "lost": lost, "by_input": {number: held.to_json() for number, held in by_input.items()}}  # fmt: skip
 
 
 def rows(raw: pa.Table, settings: Settings, index: str, tally: Tally, place: str = "") -> pa.Table:
@@ -120,10 +123,9 @@ def hashes(texts: pa.LargeStringArray) -> pa.Array:
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist() if len(texts) else [0]
     view = memoryview(data) if data else b""
-    made = b"".join(
-        hashlib.blake2b(view[begin:end], digest_size=HASH_BYTES).digest() for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
-    )
-    return pa.Array.from_buffers(pa.binary(HASH_BYTES), len(texts), [None, pa.py_buffer(made)])
+    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    made = b"".join(hashlib.blake2b(view[begin:end], digest_size=normalise.HASH_BYTES).digest() for begin, end in pairs)
+    return pa.Array.from_buffers(pa.binary(normalise.HASH_BYTES), len(texts), [None, pa.py_buffer(made)])
 
 
 def _sorted_by(table: pa.Table, settings: Settings, tally: Tally, place: str) -> pa.Table:
@@ -181,13 +183,13 @@ class _Writer:
 
     def add(self, table: pa.Table, input: int) -> None:
         for piece in _cut(table, self.size):
-            if self.bytes and self.bytes + piece.nbytes > self.size:
+            if self.bytes and (self.bytes + piece.nbytes > self.size or self.documents + piece.num_rows > 1 << ROW_BITS):
                 self.flush()
             if self.file is None:
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
                 self.file = pa.ipc.new_file(f"{self.name}-{len(self.parts)}.arrow", _TEXTS, options=options)
             self.file.write_table(piece.select(["text"]))
-            uid = (self.first + len(self.parts) << 32) + self.documents + np.arange(piece.num_rows)
+            uid = (self.first + len(self.parts) << ROW_BITS) + self.documents + np.arange(piece.num_rows)
             held = piece.drop_columns("text").append_column("uid", pa.array(uid)).append_column(
                 "input", pa.array(np.full(piece.num_rows, input, np.int32)))  # fmt: skip
             self.held.append(held)
@@ -196,6 +198,9 @@ class _Writer:
 
     def flush(self) -> None:
         self.file.close()
+        if len(self.parts) >= 1 << PART_BITS:
+            raise PrepareError(f"one piece of input gives more than {1 << PART_BITS:,} parts of {self.size:,} bytes; split that file, or "
+                               "raise --memory")  # fmt: skip
         name = f"{self.name}-{len(self.parts)}"
         pq.write_table(pa.concat_tables(self.held), name + ".parquet", compression="lz4")
         self.parts.append(Part(name, self.first + len(self.parts), self.documents, self.bytes))

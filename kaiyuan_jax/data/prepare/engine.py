@@ -41,30 +41,34 @@ class Engine:
 
         Work of less than `SMALL` bytes in all (`size`) is done here and now: worker processes would take longer to start.
         `function` is importable by name and its task and result can be pickled. An error in a task ends the whole map: a `UserError`
-        or `OSError` as it is, any other with the worker's traceback. Raises `EngineError` if a task's worker dies `ATTEMPTS` times.
+        or `OSError` as it is, any other with the worker's traceback. Raises `EngineError` if workers die `ATTEMPTS` times and no task
+        is finished in between.
         """
         if self.name == "native" and (self.workers == 1 or len(tasks) <= 1 or size < SMALL):
             yield from ((number, function(task)) for number, task in enumerate(tasks))
             return
         waiting = dict(enumerate(tasks))
-        for attempt in range(ATTEMPTS):
+        deaths = 0  # since a task was last finished
+        while waiting:
             try:
                 for number, result in self._attempt(function, waiting):
                     del waiting[number]
+                    deaths = 0
                     yield number, result
-                return
             except _Died as error:
-                if attempt == ATTEMPTS - 1:
+                deaths += 1
+                if deaths == ATTEMPTS:
                     raise EngineError(
-                        f"{what}: a worker died {ATTEMPTS} times ({error}); {len(waiting)} of {len(tasks)} tasks are left. Out of memory? "
-                        "Lower --workers or --memory; the same command goes on from the finished tasks"
+                        f"{what}: a worker died {ATTEMPTS} times in a row ({error}); {len(waiting)} of {len(tasks)} tasks are left. Out of "
+                        "memory? Lower --workers; the command then goes on from the finished tasks"
                     ) from None
 
     def _attempt(self, function: Callable, waiting: dict[int, object]) -> Iterator[tuple[int, object]]:
         import daft
 
         numbers, held = list(waiting), pickle.dumps(function)
-        worker = daft.cls(_Worker, max_concurrency=min(self.workers, len(waiting)), use_process=self.name == "native" or None)(held)
+        made = daft.cls(_Worker, max_concurrency=min(self.workers, len(waiting)), use_process=self.name == "native" or None)
+        worker = made(held, os.getcwd())
         frame = daft.from_pydict({"number": numbers, "task": [pickle.dumps(waiting[number]) for number in numbers]}).into_batches(1)
         rows = frame.select(frame["number"], worker.run(frame["task"]).alias("result")).iter_rows()
         while True:
@@ -94,7 +98,8 @@ class _Died(Exception):
 class _Worker:
     """Runs tasks in a worker; errors travel as values, so that the driver can tell them from a dead worker."""
 
-    def __init__(self, function: bytes):
+    def __init__(self, function: bytes, folder: str):
+        os.chdir(folder)  # paths are relative to where the command was given
         self.function = pickle.loads(function)
 
     def run(self, task: bytes) -> bytes:
@@ -114,6 +119,8 @@ def start(name: str = "native", *, workers: int = 0, memory: int = 4 << 30, addr
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     if name not in ("native", "ray"):
         raise EngineError(f"--engine={name}: must be native or ray")
+    if workers < 0:
+        raise EngineError(f"--workers={workers}: must be 0 (one a core) or more")
     if address and name != "ray":
         raise EngineError(f"--ray_address={address} with --engine={name}: give --engine=ray")
     try:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,22 +31,31 @@ class JobError(UserError):
 class Job:
     """The folders of one preparation. `done` and `parts` say what need not be done again."""
 
-    def __init__(self, output: Path, fingerprint: str):
-        self.output = output
+    def __init__(self, output: Path, fingerprint: str, layout: dict | None = None):
+        """`layout` says how new work is cut; work that goes on keeps the cut it began with, which `self.layout` then has."""
         self.work = output.with_name(output.name + ".work")
         self.partial = output.with_name(output.name + ".partial")
-        mark = self.work / "job.json"
-        known = {"fingerprint": fingerprint}
-        if not (mark.is_file() and mark.read_text(encoding="utf-8") == json.dumps(known)):
+        found = self.begun(output)
+        if found.get("fingerprint") != fingerprint:
             self.clear()
             self.work.mkdir(parents=True)
-            write_json(mark, known)
+            found = {"fingerprint": fingerprint, "layout": layout or {}}
+            write_json(self.work / "job.json", found)
+        self.layout = found["layout"]
+
+    @staticmethod
+    def begun(output: Path) -> dict:
+        """Fingerprint and layout of the work that was begun for an output; empty if there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return read_json(output.with_name(output.name + ".work") / "job.json")
+        return {}
 
     def folder(self, step: str) -> Path:
         (self.work / step).mkdir(exist_ok=True)
         return self.work / step
 
     def clear(self) -> None:
+        (self.work / "job.json").unlink(missing_ok=True)  # first: without it nothing there is trusted
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.partial, ignore_errors=True)
 
@@ -61,7 +71,8 @@ class Job:
     def parts(self, engine: Engine, step: str, function: Callable, tasks: list[dict], *, sizes: list[int], unit: str) -> list[dict]:
         """Facts of every task's part in the order of the tasks; only those without a mark in the folder of `step` are run.
 
-        `function(task)` gets the task and `name`, a path without an ending for its files in that folder, and returns a dictionary.
+        `function(task)` gets the task and `name`, a path in that folder without an ending, and returns a dictionary. Its files begin
+        with `unique(name)`, and their names are in the dictionary: a worker that outlives its job never writes into a file of another.
         """
         folder = self.folder(step)
         names = [f"{number:06d}" for number in range(len(tasks))]
@@ -78,9 +89,19 @@ class Job:
             write_json(folder / "manifest.json", facts)
         return [read_json(folder / f"{name}.json") for name in names]
 
+    def note(self, step: str, **facts) -> None:
+        """Adds facts to the manifest of a finished step."""
+        manifest = self.folder(step) / "manifest.json"
+        write_json(manifest, read_json(manifest) | facts)
+
     def manifests(self) -> list[dict]:
         """What every finished step says about itself, in the order in which they finished."""
         return [read_json(path) for path in sorted(self.work.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)]
+
+
+def unique(name: str) -> str:
+    """A path that no other call in any process gets."""
+    return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
 def _seconds(began: float) -> float:
@@ -89,7 +110,7 @@ def _seconds(began: float) -> float:
 
 def write_json(path: Path, value: dict) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    partial.write_text(json.dumps(value), encoding="utf-8")
     partial.replace(path)
 
 
@@ -119,8 +140,10 @@ def _locked_file(path: Path, output: Path):
 def locked(output: Path) -> Iterator[None]:
     """Holds the output for this process; raises `JobError` if another process does, or if the disk fills up inside."""
     path = output.with_name(output.name + ".lock")
-    if "://" in str(output) or ":/" in str(output):
+    if ":/" in str(output):
         raise JobError(f"--output={output}: must be a path of this machine (on a cluster, of every worker), not a URL")
+    if set("*?[]{}") & set(str(output)):
+        raise JobError(f"--output={output}: must not have any of * ? [ ] {{ }} in it, which would be taken for a pattern")
     with _locked_file(path, output):
         try:
             yield

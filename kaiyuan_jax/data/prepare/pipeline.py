@@ -20,6 +20,8 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data import store, store_write
 from kaiyuan_jax.data.prepare import contamination, documents, rank, read, sample, score, summary, survivors, tokenise, write
@@ -33,7 +35,7 @@ from kaiyuan_jax.data.prepare.tally import Tally
 VERSION = 2  # raise it when the same input would give other stores
 PART_BYTES = 256 << 20  # of text in a part at most; less if the memory is small
 SIDES = tokenise.SIDES
-STOPS = ("clean", "deduplicate")  # steps after which documents can be exported
+STOPS = ("read", "clean", "score", "deduplicate")  # steps after which documents can be exported
 
 
 def prepare(inputs: list[str], output: str, settings: Settings, *, engine: Engine | None = None, force: bool = False) -> summary.Result:
@@ -43,9 +45,8 @@ def prepare(inputs: list[str], output: str, settings: Settings, *, engine: Engin
     is done in this process. Raises `UserError` of one kind or another; `output` is then as it was.
     """
     check(settings)
-    engine = engine or Engine()
-    found, skipped = read.find(inputs)
-    folder = Path(output)
+    engine, folder = engine or Engine(), Path(output).absolute()
+    found, skipped = _found(inputs, folder)
     if folder.is_file():
         raise PrepareError(f"--output={output}: is a file; name a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / "train" / "manifest.json").is_file():
@@ -56,19 +57,16 @@ def prepare(inputs: list[str], output: str, settings: Settings, *, engine: Engin
         checksums = _checksums(engine, found)
         fingerprint = _fingerprint(settings, found, checksums)
         if not force and (reused := opened(folder, fingerprint)):
+            if Job.begun(folder).get("fingerprint") == fingerprint:
+                Job(folder, fingerprint).clear()  # the job was killed after its last step
             return reused
-        with _job(folder, f"{fingerprint} {part_bytes(engine)} {engine.workers}") as job:
+        with _job(folder, fingerprint, engine, found) as job:
             report = _run(job, engine, found, settings)
             files = [{"name": input.name, "bytes": input.bytes, "sha256": digest} for input, digest in zip(found, checksums, strict=True)]
             write_json(job.partial / "report.json", report | {"fingerprint": fingerprint, "files": files, "not_text": skipped})
             store_write.replace_folder(job.partial, folder)
             job.clear()
     return dataclasses.replace(opened(folder), reused=False)
-
-
-def part_bytes(engine: Engine) -> int:
-    """Bytes of text in a part: a worker holds a few times as much."""
-    return max(1 << 20, min(PART_BYTES, engine.memory // (16 * (engine.workers + 1))))
 
 
 def opened(folder: Path, fingerprint: str = "") -> summary.Result | None:
@@ -91,30 +89,58 @@ def export(inputs: list[str], output: str, settings: Settings, until: str, *, en
     read again as `--input`, so that any step can be run alone. Raises as `prepare` does.
     """
     check(settings)
-    engine, folder = engine or Engine(), Path(output)
-    found, skipped = read.find(inputs)
+    engine, folder = engine or Engine(), Path(output).absolute()
+    stripped = _until(settings, until)
+    found, skipped = _found(inputs, folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PrepareError(f"--output={output}: exists; name a new folder for the documents")
-    with locked(folder), _job(folder, f"{until} {_fingerprint(settings, found, _checksums(engine, found))}") as job:
-        parts, kept, facts = _documents(job, engine, found, settings, deduplicated=until == "deduplicate")
+    with locked(folder), _job(folder, f"{until} {_fingerprint(settings, found, _checksums(engine, found))}", engine, found) as job:
+        parts, kept, facts = _documents(job, engine, found, stripped, deduplicated=until == "deduplicate")
         job.partial.mkdir(exist_ok=True)
         tasks = [{"part": dataclasses.asdict(part), "survivors": str(kept), "target": str(job.partial)} for part in parts]
-        for _ in engine.map(survivors.export, tasks, "export", sum(part.bytes for part in parts)):
-            pass
+        finished = engine.map(survivors.export, tasks, "export", sum(part.bytes for part in parts))
+        list(tqdm(finished, "export", len(tasks), disable=None, delay=2, unit="part"))
         write_json(job.partial / "manifest.json", facts | {"until": until, "settings": summary.recorded(settings), "not_text": skipped})
         store_write.replace_folder(job.partial, folder)
         job.clear()
     return folder
 
 
+def _until(settings: Settings, until: str) -> Settings:
+    """The settings without what comes after a step."""
+    later = {"near_duplicates": False, "against": ()} if until != "deduplicate" else {}
+    if until in ("read", "clean"):
+        later |= {"scores": (), "sort_by": "", "unscored": not settings.quality_field}
+    if until == "read":
+        later |= {"rules": (), "mask": (), "languages": (), "evaluation_sets": ()}
+    return dataclasses.replace(settings, **later)
+
+
+def _found(inputs: list[str], output: Path) -> tuple[list[read.Input], list[str]]:
+    """The inputs, with absolute paths; what earlier runs left beside or in the output is none."""
+    found, skipped = read.find(inputs)
+    found = [input if "://" in input.path else dataclasses.replace(input, path=str(Path(input.path).absolute())) for input in found]
+    own = tuple(f"{output}{suffix}/" for suffix in ("", ".work", ".partial", ".old"))
+    kept = [input for input in found if not input.path.startswith(own)]
+    if not kept:
+        raise PrepareError(f"--input={','.join(inputs)}: only files of the output itself were found; name the raw text")
+    return kept, skipped
+
+
 @contextlib.contextmanager
-def _job(folder: Path, fingerprint: str) -> Iterator[Job]:
-    """The work of one job, thrown away if its input or settings turn out to be wrong."""
-    job = Job(folder, fingerprint)
+def _job(folder: Path, fingerprint: str, engine: Engine, found: list[read.Input]) -> Iterator[Job]:
+    """The work of one job, thrown away if its input or settings turn out to be wrong.
+
+    New work is cut for the workers and memory of now: into parts of text, each of which a worker holds a few times over, and tasks of
+    input, so small that little input too occupies every worker.
+    """
+    part = max(1 << 20, min(PART_BYTES, engine.memory // (16 * (engine.workers + 1))))
+    size = max(1 << 20, min(part, sum(input.bytes for input in found) // (4 * engine.workers)))
+    job = Job(folder, fingerprint, {"part": part, "task": size})
     try:
         yield job
     except UserError as error:
-        if not isinstance(error, EngineError):
+        if not isinstance(error, EngineError | read.Unreachable):
             job.clear()
         raise
 
@@ -130,7 +156,8 @@ def _fits(tokenizer, settings: Settings) -> int:
 
 def _checksums(engine: Engine, found: list[read.Input]) -> list[str]:
     """sha256 of every input; reading is fast, so that only much of it is worth worker processes."""
-    return [digest for _, digest in sorted(engine.map(read.checksum, found, "checksums", sum(input.bytes for input in found) // 16))]
+    finished = engine.map(read.checksum, found, "checksums", sum(input.bytes for input in found) // 16)
+    return [digest for _, digest in sorted(tqdm(finished, "checksums", len(found), disable=None, delay=2, unit="file"))]
 
 
 def _fingerprint(settings: Settings, found: list[read.Input], checksums: list[str]) -> str:
@@ -139,15 +166,14 @@ def _fingerprint(settings: Settings, found: list[read.Input], checksums: list[st
     if settings.tokenizer:
         facts["tokenizer"] = store.fingerprint(tokenizers.load(settings.tokenizer)[1])
     named = [Path(folder) / "fingerprints.parquet" for folder in settings.against]
-    named += [Path(file) for item in settings.evaluation_sets for file in _files(Path(item))]
     named += [Path(file) for spec in settings.scores for file in score.parse(spec).files()]
-    given = [store.file_sha256(path) for path in named]
+    given = [store.file_sha256(path) for path in named] + [read.checksum(input) for input in _evaluation(settings)]
     inputs = sorted((input.name, digest) for input, digest in zip(found, checksums, strict=True))
     return hashlib.sha256(json.dumps([VERSION, store.SCHEMA, facts, given, inputs], sort_keys=True).encode()).hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+def _evaluation(settings: Settings) -> list[read.Input]:
+    return [input for item in settings.evaluation_sets for input in read.find([item])[0]]
 
 
 def _run(job: Job, engine: Engine, found: list[read.Input], settings: Settings) -> dict:
@@ -179,11 +205,12 @@ def _run(job: Job, engine: Engine, found: list[read.Input], settings: Settings) 
             )  # fmt: skip
             histograms[side] = summary.histogram(job.partial / side / "documents.parquet")
     if settings.near_duplicates:
-        survivors.keep_fingerprints(engine, parts, kept, settings, job.partial / "fingerprints.parquet")
+        files, documents = [Path(made["keys"]) for made in tokens], sum(made["documents"] for made in stores.values())
+        survivors.keep_fingerprints(engine, files, documents, settings, job.partial / "fingerprints.parquet")
     steps = [{key: step[key] for key in step if key != "files"} for step in job.manifests()]
     return {"version": VERSION, "engine": dataclasses.asdict(engine), "settings": summary.recorded(settings), "counts": counts,
-            "examples": gathered["examples"], "quarantined": gathered["quarantined"], "stores": stores, "histograms": histograms,
-            "steps": steps}  # fmt: skip
+            "examples": gathered["examples"], "quarantined": gathered["quarantined"], "lost": gathered["lost"], "stores": stores,
+            "histograms": histograms, "steps": steps}  # fmt: skip
 
 
 def _documents(
@@ -191,31 +218,37 @@ def _documents(
 ) -> tuple[list[Part], Path, dict]:
     """Parts of cleaned documents, the path of those that stay, and counts, examples and quarantined files."""
     index = _contamination(job, settings)
-    share = sum(input.bytes for input in found) // (4 * engine.workers)  # so that small inputs too occupy every worker
-    tasks, sizes = documents.tasks(found, settings, max(1 << 20, min(part_bytes(engine), share)), part_bytes(engine), index)
+    tasks, sizes = documents.tasks(found, settings, job.layout["task"], job.layout["part"], index)
     made = job.parts(engine, "documents", documents.make, tasks, sizes=sizes, unit="B")
     tally, parts, damaged = survivors.gather(made, found, settings)
     kept = job.work / "survivors.parquet"
     step = job.step("deduplicate", lambda _: survivors.choose(engine, parts, damaged, settings, kept, deduplicated))
+    job.note("documents", counts=tally.counts)
+    lost = {found[int(number)].name: counts for facts in made for number, counts in facts["lost"].items() if int(number) not in damaged}
     quarantined = {found[number].name: reason for number, reason in sorted(damaged.items())}
     tally.merge(Tally.from_json(step["tally"]))
-    return parts, kept, {**tally.to_json(), "quarantined": quarantined}
+    return parts, kept, {**tally.to_json(), "quarantined": quarantined, "lost": lost}
 
 
 def _contamination(job: Job, settings: Settings) -> str:
-    """Path of the index of the evaluation sets' n-grams; empty if there are none."""
+    """Path of the index of the evaluation sets' n-grams; empty if there are none. A set that cannot be read whole ends the job."""
     if not settings.evaluation_sets:
         return ""
-    content = "".join(store.file_sha256(file) for item in settings.evaluation_sets for file in _files(Path(item)))
+    inputs, tally, texts = _evaluation(settings), Tally(), {}
+    content = "".join(read.checksum(input) for input in inputs)
     path = job.work / f"evaluation_sets_{hashlib.sha256(content.encode()).hexdigest()[:16]}.pickle"
     if not path.is_file():
-        texts = {}
-        for item in settings.evaluation_sets:
-            for input in read.find([item])[0]:
-                for piece in read.pieces(input, 1 << 30):
-                    tables = read.read(piece, read.Fields(settings.text_field), settings.limits, Tally())
-                    texts.setdefault(Path(item).name, []).extend(text for table in tables for text in table["text"].to_pylist())
-        path.with_suffix(".partial").write_bytes(pickle.dumps(contamination.index(texts)))
+        for input in inputs:
+            for piece in read.pieces(input, 1 << 30):
+                tables = read.read(piece, read.Fields(settings.evaluation_field), settings.limits, tally)
+                texts.setdefault(Path(input.name).name, []).extend(text for table in tables for text in table["text"].to_pylist())
+        if lost := tally.counts.get("read: rows lost"):
+            places = ", ".join(place for name, held in tally.examples.items() if name.startswith("read: ") for place in held)
+            raise PrepareError(f"--evaluation_sets: {lost} rows cannot be read ({places}), and would not be looked for; mend them")
+        index = contamination.index(texts)
+        job.folder("evaluation sets")
+        write_json(job.work / "evaluation sets" / "manifest.json", {"step": "evaluation sets", "seconds": 0.0, "too short": index.skipped})
+        path.with_suffix(".partial").write_bytes(pickle.dumps(index))
         path.with_suffix(".partial").replace(path)
     return str(path)
 

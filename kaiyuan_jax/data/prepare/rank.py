@@ -1,8 +1,9 @@
 """The global order: every document's place and token offset in the store, by (quality, seeded tie break, hash of the text).
 
 The key is unique, so the order is the same whatever the parts. It is exact and needs no memory for the whole: sampled keys cut the key
-range into buckets of at most `memory` bytes, a bucket is sorted by one query over the parts' key columns and written to its own file, and
-the offsets run on from bucket to bucket. An offset divided by the store's tokens is a quality quantile in token mass.
+range into buckets of at most a quarter of the memory, a bucket is collected by one query over the parts' key columns, sorted and
+written to its own file, and the offsets run on from bucket to bucket. An offset divided by the store's tokens is a quality quantile in
+token mass.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from kaiyuan_jax.data.prepare.engine import Engine
 from kaiyuan_jax.data.prepare.tokenise import ORDER
 
 ROW_BYTES = 300  # of one document in a query, with its id and scores, and the copies that sorting makes
-SAMPLES = 64  # keys sampled from each part, for each bucket that is needed
+SAMPLES = 4096  # keys sampled for each bucket that is needed
 
 
 def order(engine: Engine, files: list[Path], folder: Path, documents: int) -> list[Path]:
@@ -28,9 +29,10 @@ def order(engine: Engine, files: list[Path], folder: Path, documents: int) -> li
     made, offset = [], 0
     for number, (low, high) in enumerate(itertools.pairwise([None, *edges, None])):
         frame = engine.frame(files)
-        frame = frame if low is None else frame.where(_from(frame, low))
-        frame = frame if high is None else frame.where(~_from(frame, high))
-        table = frame.sort(ORDER).to_arrow().select(pq.read_schema(files[0]).names)
+        # The bounds on quality alone let readers skip what lies outside.
+        frame = frame if low is None else frame.where(frame["quality"] >= low[0]).where(_from(frame, low))
+        frame = frame if high is None else frame.where(frame["quality"] <= high[0]).where(~_from(frame, high))
+        table = frame.to_arrow().select(pq.read_schema(files[0]).names).sort_by([(name, "ascending") for name in ORDER])
         lengths = table["length"].to_numpy()
         table = table.append_column("offset", pa.array(offset + np.cumsum(lengths) - lengths))
         offset += int(lengths.sum())
@@ -41,16 +43,19 @@ def order(engine: Engine, files: list[Path], folder: Path, documents: int) -> li
 
 def splitters(files: list[Path], buckets: int) -> list[tuple[float, int]]:
     """At most `buckets - 1` ascending (quality, rank) that cut the documents into ranges of about equal count."""
-    keys = []
+    each = max(1, SAMPLES * buckets // len(files))
+    qualities, ranks, mass = [], [], []
     for file in files:
         table = pq.read_table(file, columns=["quality", "rank"])
-        step = max(1, table.num_rows // (SAMPLES * buckets))
-        taken = table.take(pa.array(np.arange(0, table.num_rows, step)))
-        keys += [(quality, rank, step) for quality, rank in zip(*(taken[name].to_pylist() for name in ("quality", "rank")), strict=True)]
-    keys.sort()
-    mass = np.cumsum([step for *_, step in keys])
-    cuts = np.searchsorted(mass, mass[-1] * np.arange(1, buckets) / buckets)
-    return sorted({keys[int(cut)][:2] for cut in cuts})
+        step = max(1, table.num_rows // each)
+        qualities.append(table["quality"].to_numpy()[::step])
+        ranks.append(table["rank"].to_numpy()[::step])
+        mass.append(np.full(len(ranks[-1]), step))
+    quality, rank, weight = map(np.concatenate, (qualities, ranks, mass))
+    order = np.lexsort((rank, quality))
+    mass = np.cumsum(weight[order])
+    cuts = order[np.searchsorted(mass, mass[-1] * np.arange(1, buckets) / buckets)]
+    return sorted({(float(quality[cut]), int(rank[cut])) for cut in cuts})
 
 
 def _from(frame, key: tuple[float, int]):
@@ -76,7 +81,17 @@ def tables(files: list[Path]) -> Iterator[pa.Table]:
 
 
 def overlapping(files: list[Path], begin: int, end: int, columns: list[str]) -> pa.Table:
-    """The ordered documents that have tokens in [begin, end)."""
-    low = pc.field("offset") + pc.field("length") > begin
-    found = [pq.read_table(file, columns=columns, filters=(pc.field("offset") < end) & low) for file in files]
-    return pa.concat_tables(found)
+    """The ordered documents that have tokens in [begin, end); reads only the row groups that hold some."""
+    found = []
+    for file in files:
+        held = pq.ParquetFile(file, memory_map=True)
+        place = held.schema_arrow.get_field_index("offset")
+        firsts = [held.metadata.row_group(group).column(place).statistics.min for group in range(held.num_row_groups)]
+        for group, first in enumerate(firsts):
+            last = firsts[group + 1] if group + 1 < len(firsts) else None
+            if first < end and (last is None or last > begin):
+                found.append(held.read_row_group(group, columns=columns))
+        if firsts and firsts[0] >= end:
+            break
+    table = pa.concat_tables(found)
+    return table.filter((pc.field("offset") < end) & (pc.field("offset") + pc.field("length") > begin))

@@ -31,6 +31,7 @@ class Settings:
     mask: tuple[str, ...] = ()  # kinds of personal data
     languages: tuple[str, ...] = ()  # kept; empty: all
     evaluation_sets: tuple[str, ...] = ()  # files whose texts must not be in the store
+    evaluation_field: str = "text"  # of their rows
     # De-duplicate
     near_duplicates: bool = True
     near_threshold: float = 0.7  # Jaccard similarity of n-grams that bands of MinHash values are chosen for
@@ -130,10 +131,18 @@ def check(settings: Settings) -> None:
             problems.append(f"--against={folder}: no fingerprints.parquet there; name the output of a preparation with near duplicates")
         elif settings.near_duplicates and near_of(path) != (asked := dataclasses.asdict(settings.near)):
             problems.append(f"--against={folder}: its near duplicates were found with {near_of(path)}, not {asked}; prepare both alike")
-    for file in settings.evaluation_sets:
-        if not Path(file).exists():
-            problems.append(f"--evaluation_sets={file}: no such file")
+    for item in settings.evaluation_sets:
+        try:
+            read.find([item])
+        except read.ReadError as error:
+            problems.append(str(error).replace("--input=", "--evaluation_sets=", 1))
+    if settings.sample_bytes < 1:
+        problems.append(f"--sample_bytes={settings.sample_bytes}: must be at least 1")
+    if not -(2**63) <= settings.seed < 2**63:
+        problems.append(f"--seed={settings.seed}: must fit 64 bits")
     problems += clean.problems(settings.cleaning) + score.problems(settings.scores)
+    if not problems and "quality" in [score.parse(spec).name for spec in settings.scores]:
+        problems.append("--scores: a score cannot be called quality, which is the one that came with the data; name it otherwise")
     if not problems and settings.sort_by:
         known = ["quality"] * bool(settings.quality_field) + [score.parse(spec).name for spec in settings.scorers]
         if settings.sort_by not in known:

@@ -22,7 +22,7 @@ class Result:
 
 def recorded(settings: Settings) -> dict:
     """The settings without places on this machine, for reports and manifests."""
-    facts = dataclasses.asdict(settings) | {"tokenizer": "given" if settings.tokenizer else "trained", "scores": list(settings.scorers)}
+    facts = dataclasses.asdict(settings) | {"tokenizer": "given" if settings.tokenizer else "trained"}
     for name in ("against", "evaluation_sets"):
         facts[name] = [Path(path).name for path in getattr(settings, name)]
     facts["scores"] = [":".join(Path(part).name for part in spec.split(":")) for spec in settings.scorers]
@@ -35,7 +35,10 @@ def histogram(path: Path) -> dict:
     offset, length, quality = (table[name].to_numpy() for name in ("offset", "length", "quality"))
     marks = np.linspace(0, 1, 21)
     at = np.searchsorted(offset, np.minimum(marks * length.sum(), length.sum() - 1), side="right") - 1
-    counts, edges = np.histogram(quality, bins=20, weights=length)
+    low, high = float(quality[0]), float(quality[-1])
+    apart = high / 2 - low / 2 > 1e-9 * max(abs(low), abs(high))  # or there is no room for bins between them
+    edges = np.linspace(low, high, 21) if apart and np.isfinite(high - low) else np.array([low, high])
+    counts = np.diff(np.append(offset, length.sum())[np.append(np.searchsorted(quality, edges[:-1]), len(quality))])
     return {"quantiles": quality[at].tolist(), "edges": edges.tolist(), "tokens": counts.astype(int).tolist()}
 
 

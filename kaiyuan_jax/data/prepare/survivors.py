@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from kaiyuan_jax.data import store_write
 from kaiyuan_jax.data.prepare import deduplicate, read
-from kaiyuan_jax.data.prepare.documents import Part
+from kaiyuan_jax.data.prepare.documents import ROW_BITS, Part
 from kaiyuan_jax.data.prepare.engine import Engine
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings
 from kaiyuan_jax.data.prepare.tally import EXAMPLES, Tally
 
 KEY_BYTES = 500  # of a document's keys while they are sorted
+ID_BYTES = 100  # of a document while ids are compared
 
 
 def gather(made: list[dict], found: list[read.Input], settings: Settings) -> tuple[Tally, list[Part], dict[int, str]]:
@@ -45,10 +46,12 @@ def gather(made: list[dict], found: list[read.Input], settings: Settings) -> tup
                             if name in tally.examples and name.startswith("read: "))  # fmt: skip
         raise PrepareError(f"{gone:,} of {rows:,} rows are lost ({reasons}); mend them or raise --max_loss={settings.max_loss}")
     parts = [Part(**part) for facts in made for part in facts["parts"]]
-    if not tally.counts.get("documents cleaned"):
-        why = ", ".join(f"{count} {name}" for name, count in sorted(tally.counts.items()) if count and name.startswith(("rule", "empty")))
-        raise PrepareError(f"no text in {tally.counts.get('documents read', 0)} rows of field {settings.text_field!r}"
-                           + (f" ({why})" if why else "") + "; check --input, --text_field and --rules")  # fmt: skip
+    if not parts:
+        gone = (f"{count:,} {name}" for name, count in sorted(tally.counts.items())
+                if count and (name == "without quality" or name.startswith(("rule ", "empty", "contamination "))))  # fmt: skip
+        count = tally.counts.get("documents read", 0)
+        raise PrepareError(f"no text in {count} rows of field {settings.text_field!r} ({', '.join(gone)}); check --input, --text_field, "
+                           "--quality_field and --rules")  # fmt: skip
     return tally, parts, damaged
 
 
@@ -57,9 +60,9 @@ def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings:
     import daft
 
     columns = ["uid", "hash", "quality", "tie", "priority", *["bands"] * settings.near_duplicates]
-    keys = engine.frame([Path(part.name + ".parquet") for part in parts])
-    keys = keys.where(~keys["input"].is_in(list(damaged))) if damaged else keys
-    keys = keys.with_column("priority", daft.lit(len(settings.against)).cast(daft.DataType.int32())).select(*columns)
+    rows = engine.frame([Path(part.name + ".parquet") for part in parts])
+    rows = rows.where(~rows["input"].is_in(list(damaged))) if damaged else rows
+    keys = rows.with_column("priority", daft.lit(len(settings.against)).cast(daft.DataType.int32())).select(*columns)
     for priority, folder in enumerate(settings.against):
         earlier = engine.frame([Path(folder) / "fingerprints.parquet"])
         earlier = earlier.with_column("priority", daft.lit(priority).cast(daft.DataType.int32()))
@@ -69,7 +72,7 @@ def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings:
         keys = keys.with_column("bands", keys["bands"].cast(bands))
     tally = Tally()
     if settings.id_field:
-        _repeated_ids(engine, parts, tally)
+        _repeated_ids(rows, tally, engine.memory // 8)
     if wanted:
         kept = deduplicate.clusters(keys, settings.near_duplicates, engine.memory // 2, tally)
     else:
@@ -78,71 +81,80 @@ def choose(engine: Engine, parts: list[Part], damaged: dict[int, str], settings:
     kept = kept.filter(pc.greater_equal(kept["uid"], 0))
     pq.write_table(kept, path.with_suffix(".partial"), row_group_size=1 << 16)
     path.with_suffix(".partial").replace(path)
-    if not kept.num_rows:
+    if not kept.num_rows and settings.against:
         raise PrepareError(f"--against={','.join(settings.against)}: every document of this source is there already, none is left")
+    if not kept.num_rows:
+        raise PrepareError("no document is left: all were in files that could not be read to their end; replace those")
     return {"tally": tally.to_json()}
 
 
 def rows_of(part: Part, path: str) -> tuple[pa.Table, np.ndarray]:
     """(uid and copies of the documents of a part that stay, their rows in it)."""
-    first = part.number << 32
-    kept = pq.read_table(path, filters=[("uid", ">=", first), ("uid", "<", first + (1 << 32))])
+    first = part.number << ROW_BITS
+    kept = pq.read_table(path, filters=[("uid", ">=", first), ("uid", "<", first + (1 << ROW_BITS))])
     return kept, kept["uid"].to_numpy() - first
 
 
 def table(part: Part, path: str) -> pa.Table:
     """The rows of a part that stay, with `copies` and `row`, their place in the part; `path` holds uid and copies of every part."""
     kept, rows = rows_of(part, path)
-    columns = [name for name in pq.read_schema(part.name + ".parquet").names if name not in ("bands", "tie", "input")]
+    columns = [name for name in pq.read_schema(part.name + ".parquet").names if name != "input"]
     chosen = part.table(columns).take(pa.array(rows))
     return chosen.append_column("copies", kept["copies"]).append_column("row", pa.array(rows))
 
 
-def keep_fingerprints(engine: Engine, parts: list[Part], kept: Path, settings: Settings, path: Path) -> None:
-    """Keys of the documents that stayed, for sources that are prepared --against this one later; sorted by hash, a range at a time."""
-    passes = min(256, -(-sum(part.documents for part in parts) * KEY_BYTES // (engine.memory // 8)))
+def keep_fingerprints(engine: Engine, files: list[Path], documents: int, settings: Settings, path: Path) -> None:
+    """Keys of the documents that stayed, for sources that are prepared --against this one later; sorted by hash, a range at a time.
+
+    `files` are those of the parts (tokenise.make): hash, quality, tie, bands and `byte`, the first byte of the hash.
+    """
+    passes = min(256, -(-documents * KEY_BYTES // (engine.memory // 8)))
     names = ["hash", "quality", "tie", "bands"]
-    fields = [pa.field("uid", pa.int64()), *(pq.read_schema(parts[0].name + ".parquet").field(name) for name in names)]
+    fields = [pa.field("uid", pa.int64()), *(pq.read_schema(files[0]).field(name) for name in names)]
     schema = pa.schema(fields, metadata={"near": json.dumps(dataclasses.asdict(settings.near))})
 
     def ranges():
         count = 0
         for number in range(passes):
-            held = []
-            for part in parts:
-                keys = part.table(names).take(pa.array(rows_of(part, str(kept))[1]))
-                held.append(keys.filter(pa.array(_first_byte(keys["hash"]) * passes // 256 == number)))
-            table = pa.concat_tables(held).sort_by("hash")
+            keys = engine.frame(files)
+            low, high = (-(-256 * edge // passes) for edge in (number, number + 1))
+            table = keys.where((keys["byte"] >= low) & (keys["byte"] < high)).select(*names).to_arrow().sort_by("hash")
             yield table.add_column(0, "uid", pa.array(np.arange(count, count + table.num_rows)))
             count += table.num_rows
 
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    partial = path.with_name(path.name + ".partial")
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for table in store_write.regrouped(ranges(), schema):
             writer.write_table(table)
+    partial.replace(path)
 
 
-def _first_byte(hashes: pa.ChunkedArray) -> np.ndarray:
-    """int64 [n] of fixed-size binaries."""
-    array = pa.concat_arrays([*hashes.chunks, pa.array([], hashes.type)])
-    width = hashes.type.byte_width
-    return np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, width)[: len(array), 0].astype(np.int64)
+def keys_of(table: pa.Table) -> pa.Table:
+    """What `keep_fingerprints` needs of a part's documents, sorted by hash."""
+    keys = table.select(["hash", "quality", "tie", "bands"]).sort_by("hash")
+    return keys.append_column("byte", pa.array([digest[0] for digest in keys["hash"].to_pylist()], pa.uint8()))
 
 
-def _repeated_ids(engine: Engine, parts: list[Part], tally: Tally) -> None:
+def _repeated_ids(rows, tally: Tally, memory: int) -> None:
     """Counts ids that several different texts share: nothing depends on ids, but whoever looks one up should know."""
-    rows = engine.frame([Path(part.name + ".parquet") for part in parts])
-    pairs = rows.select(rows["id"].hash().alias("id"), rows["hash"].hash().alias("text")).distinct()
-    values, counts = np.unique(pairs.select("id").to_arrow()["id"].to_numpy(), return_counts=True)
-    repeated = values[counts > 1]
-    if len(repeated):
-        some = [int(value) for value in repeated[:EXAMPLES]]
-        shown = rows.where(rows["id"].hash().is_in(some)).select("id").distinct().to_arrow()
-        tally.add("ids of several documents", len(repeated), shown["id"].to_pylist())
+    passes = max(1, -(-rows.count_rows() * ID_BYTES // memory))
+    shown = 0
+    for number in range(passes):
+        some = rows.where(rows["id"].hash() % passes == number) if passes > 1 else rows
+        pairs = some.select(some["id"].hash().alias("id"), some["hash"].hash().alias("text")).distinct()
+        values, counts = np.unique(pairs.select("id").to_arrow()["id"].to_numpy(), return_counts=True)
+        repeated = values[counts > 1]
+        if len(repeated):
+            asked = [int(value) for value in repeated[:EXAMPLES]] if shown < EXAMPLES else []
+            shown += len(asked)
+            found = rows.where(rows["id"].hash().is_in(asked)).select("id").distinct().to_arrow()["id"].to_pylist() if asked else []
+            tally.add("ids of several documents", len(repeated), found)
 
 
 def export(task: dict) -> None:
     """Writes the documents of a part that stay as one Parquet file into the folder `target`."""
     part = Part(**task["part"])
     chosen = table(part, task["survivors"])
-    chosen = chosen.append_column("text", part.texts().take(chosen["row"].combine_chunks())).drop_columns(["uid", "row", "size"])
+    chosen = chosen.append_column("text", part.texts().take(chosen["row"].combine_chunks()))
+    chosen = chosen.drop_columns([name for name in ("uid", "row", "size", "tie", "bands") if name in chosen.column_names])
     pq.write_table(chosen, Path(task["target"]) / f"{Path(part.name).name}.parquet", compression="zstd")

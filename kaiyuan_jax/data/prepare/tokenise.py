@@ -1,7 +1,8 @@
 """Pass 2: the texts of a part that stay become tokens, in the order that the store will have.
 
-For each side (train, heldout) of a part:
+For a part, and for each of its sides (train, heldout):
 
+    NAME.keys.parquet    keys of the documents for later sources (survivors.keep_fingerprints)
     NAME.SIDE.tokens     raw tokens of the documents, one after the other, sorted by (quality, tie break, hash)
     NAME.SIDE.parquet    one row a document in the same order: quality, rank (the tie break), hash, length, bytes, copies, part, start
                          (its first token in the file), id, metadata, score.NAME
@@ -20,6 +21,7 @@ from kaiyuan_jax.data import store
 from kaiyuan_jax.data.prepare import split, survivors
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 from kaiyuan_jax.data.prepare.documents import Part
+from kaiyuan_jax.data.prepare.job import unique
 
 SIDES = ("train", "heldout")
 ORDER = ["quality", "rank", "hash"]  # sort key of the store
@@ -36,17 +38,22 @@ def make(task: dict) -> dict:
     table = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]))
     texts = part.texts()
     held = split.heldout(table["hash"].to_pylist(), settings.heldout)
-    result = {}
+    name, result = unique(task["name"]), {}
+    if settings.near_duplicates:
+        pq.write_table(survivors.keys_of(table), name + ".keys.parquet", compression="lz4", row_group_size=1 << 15)
+        result["keys"] = name + ".keys.parquet"
+    table = table.drop_columns([name for name in ("tie", "bands") if name in table.column_names])
     for side, members in zip(SIDES, (~held, held), strict=True):
         mine = table.filter(pa.array(members)).combine_chunks()
         chosen = texts.take(mine["row"].combine_chunks()).to_pylist() if mine.num_rows else []
         tokens, lengths = _encoder(task["tokenizer"], task["fingerprint"], task["eod"])(chosen)
-        name = f"{task['name']}.{side}"
-        tokens.astype(store.token_type(task["vocabulary"])).tofile(name + ".tokens")
+        with open(f"{name}.{side}.tokens", "wb") as file:  # not tofile: it hides why a write failed
+            file.write(memoryview(tokens.astype(store.token_type(task["vocabulary"]))).cast("B"))
         mine = mine.append_column("length", pa.array(lengths)).append_column("start", pa.array(np.cumsum(lengths) - lengths))
         mine = mine.append_column("part", pa.array(np.full(len(lengths), task["place"], np.int32))).rename_columns({"size": "bytes"})
-        pq.write_table(mine.drop_columns(["row", "uid"]), name + ".parquet", compression="lz4", row_group_size=1 << 16)
-        result[side] = {"documents": len(lengths), "tokens": len(tokens), "bytes": int(pc.sum(mine["bytes"]).as_py() or 0), "name": name}
+        pq.write_table(mine.drop_columns(["row", "uid"]), f"{name}.{side}.parquet", compression="lz4", row_group_size=1 << 16)
+        result[side] = {"documents": len(lengths), "tokens": len(tokens), "bytes": int(pc.sum(mine["bytes"]).as_py() or 0),
+                        "name": f"{name}.{side}"}  # fmt: skip
     return result
 
 

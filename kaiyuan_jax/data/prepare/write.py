@@ -57,11 +57,14 @@ def shard(task: dict) -> dict:
     names = read_json(Path(task["names"]))
     table = rank.overlapping([Path(file) for file in names["order"]], begin, end, ["offset", "length", "part", "start"])
     values = np.empty(end - begin, task["dtype"])
-    sources = {}
-    columns = (table[name].to_numpy().tolist() for name in ("offset", "length", "part", "start"))
-    for offset, length, part, start in zip(*columns, strict=True):
-        if part not in sources:
-            sources[part] = np.asarray(np.memmap(names["parts"][part], task["dtype"], "r"))
-        low, high = max(begin, offset), min(end, offset + length)
-        values[low - begin : high - begin] = sources[part][start + low - offset : start + high - offset]
+    offset, length, part, start = (table[name].to_numpy() for name in ("offset", "length", "part", "start"))
+    low, high = np.maximum(begin, offset), np.minimum(end, offset + length)
+    source = start + low - offset  # first token in the part's file
+    for number in np.unique(part).tolist():
+        rows = np.flatnonzero(part == number)
+        first, last = int(source[rows[0]]), int(source[rows[-1]] + high[rows[-1]] - low[rows[-1]])
+        stretch = np.fromfile(names["parts"][number], values.dtype, last - first, offset=first * values.dtype.itemsize)
+        places = zip((low[rows] - begin).tolist(), (high[rows] - begin).tolist(), (source[rows] - first).tolist(), strict=True)
+        for to, stop, at in places:
+            values[to:stop] = stretch[at : at + stop - to]
     return {"digest": store_write.write_shard(Path(task["folder"]), task["shard"], values).hex()}

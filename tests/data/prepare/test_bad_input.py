@@ -47,7 +47,7 @@ def test_empty_folders_files_and_texts_are_refused(tmp_path):
     (tmp_path / "none").mkdir()
     assert "no text files found" in refused(tmp_path, [str(tmp_path / "none")], error=ReadError)
     assert "no text in 0 rows of field 'text'" in refused(tmp_path, [lines(tmp_path / "a.jsonl", [])])
-    assert "no text in 2 rows" in refused(tmp_path, [lines(tmp_path / "b.jsonl", [{"text": " \n", "q": 1}] * 2)])
+    assert "no text in 2 rows" in refused(tmp_path, [lines(tmp_path / "b.jsonl", [{"id": "a", "text": " \n", "q": 1}] * 2)])
 
 
 def test_a_wrong_field_is_refused_with_the_field_that_was_meant(tmp_path):
@@ -109,6 +109,12 @@ def test_documents_without_a_usable_score_end_the_job_or_are_dropped_and_counted
     assert "document bad has no finite q" in refused(tmp_path, [path], error=PrepareError)
     result = prepare([path], str(tmp_path / "out"), dataclasses.replace(SETTINGS, missing_quality="drop"))
     assert result.report["counts"]["without quality"] == 1
+
+
+def test_a_source_of_which_nothing_stays_is_refused(tmp_path):
+    path = lines(tmp_path / "a.jsonl", [{"text": f"text {i}", "q": None} for i in range(5)])
+    message = refused(tmp_path, [path], dataclasses.replace(SETTINGS, id_field="", missing_quality="drop"))
+    assert "no text in 5 rows" in message and "5 without quality" in message and "--quality_field" in message
 
 
 def test_ids_of_several_texts_are_counted_and_shown(tmp_path):

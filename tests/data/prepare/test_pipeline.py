@@ -1,5 +1,6 @@
 """The whole preparation: the same documents give the same bytes, nothing half-made is ever left, and mistakes cost one line."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kaiyuan_jax.data.prepare import engine, pipeline, split
+from kaiyuan_jax.data.prepare import engine, job, pipeline, split
+from kaiyuan_jax.data.prepare import write as prepare_write
 from kaiyuan_jax.data.prepare.normalise import text_hash
 from kaiyuan_jax.data.prepare.pipeline import prepare
 from kaiyuan_jax.data.prepare.settings import PrepareError, Settings, check
@@ -272,9 +274,10 @@ def test_documents_exported_after_cleaning_can_be_prepared_on(tmp_path):
     rows = [*ROWS, ROWS[3], {"id": "mail", "text": "write to me@example.org about the thing", "q": 2}]
     path = write(tmp_path / "a.jsonl", rows)
     masked = dataclasses.replace(SETTINGS, mask=("email",))
-    for until, count in (("clean", 122), ("deduplicate", 121)):
+    for until, count in (("read", 122), ("clean", 122), ("score", 122), ("deduplicate", 121)):
         pipeline.export([path], str(tmp_path / until), masked, until)
-        assert json.loads((tmp_path / until / "manifest.json").read_text())["counts"]["mask email"] == 1
+        counts = json.loads((tmp_path / until / "manifest.json").read_text())["counts"]
+        assert counts.get("mask email", 0) == (until != "read") and counts["documents read"] == 122
         table = pq.read_table([str(file) for file in (tmp_path / until).glob("*.parquet")])
         assert table.num_rows == count and {"id", "text", "quality", "copies", "hash"} <= set(table.column_names)
     onwards = dataclasses.replace(SETTINGS, quality_field="quality")
@@ -283,3 +286,69 @@ def test_documents_exported_after_cleaning_can_be_prepared_on(tmp_path):
     assert later.train.manifest.tokens_sha256 == at_once.train.manifest.tokens_sha256
     with pytest.raises(PrepareError, match="exists; name a new folder"):
         pipeline.export([path], str(tmp_path / "clean"), masked, "clean")
+
+
+def calm_and_killed(tmp_path, monkeypatch, kill_at, job_options):
+    """Prepares once undisturbed, and once with the process 'killed' as it is about to write mark number `kill_at`."""
+    rows = [{"id": str(i), "text": f"{i} " + " ".join(f"w{i * j % 997}" for j in range(40)), "q": i % 7} for i in range(600)]
+    path = write(tmp_path / "in" / "a.jsonl", rows)
+    settings = Settings(quality_field="q", id_field="id", vocabulary=300, heldout=0.1, near_duplicates=True)
+    marks, real = [], job.write_json
+
+    def write_json(target, value):
+        marks.append(target)
+        if len(marks) == kill_at:
+            raise KeyboardInterrupt
+        real(target, value)
+
+    with monkeypatch.context() as patched:
+        for module in (job, pipeline, prepare_write):
+            patched.setattr(module, "write_json", write_json)
+        patched.setattr(pipeline, "PART_BYTES", 1 << 14)
+        with contextlib.suppress(KeyboardInterrupt):
+            prepare([path], str(tmp_path / "out"), settings, engine=engine.Engine("native", 1, 1 << 24))
+    result = prepare([path], str(tmp_path / "out"), settings, engine=job_options)
+    calm = prepare([path], str(tmp_path / "calm"), settings, engine=engine.Engine())
+    assert contents(tmp_path / "out") == contents(tmp_path / "calm") and result.train.manifest == calm.train.manifest
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["calm", "in", "out"]
+    return len(marks)
+
+
+@pytest.mark.parametrize("kill_at", range(1, 16))
+def test_a_job_killed_at_any_mark_ends_in_the_same_bytes_with_other_workers_and_memory(tmp_path, monkeypatch, kill_at):
+    assert calm_and_killed(tmp_path, monkeypatch, kill_at, engine.Engine("native", 1, 1 << 30)) >= kill_at
+
+
+def test_an_export_that_goes_on_with_other_workers_gives_every_document_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl", [{"text": f"{i} " + "word " * 400, "q": 1} for i in range(3000)])
+    inputs, output, settings = [path], str(tmp_path / "out"), Settings(near_duplicates=False)
+    real = job.write_json
+
+    def write_json(target, value):
+        if target.name == "000002.json":
+            raise KeyboardInterrupt
+        real(target, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_json", write_json)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.export(inputs, output, settings, "clean", engine=engine.Engine("native", 1, 1 << 24))
+    pipeline.export(inputs, output, settings, "clean", engine=engine.start(workers=2))
+    table = pq.read_table([str(file) for file in (tmp_path / "out").glob("*.parquet")])
+    assert table.num_rows == 3000 == len(set(table["text"].to_pylist()))
+
+
+def test_files_of_the_output_are_no_input(tmp_path):
+    write(tmp_path / "in" / "a.jsonl", ROWS)
+    first = prepare([str(tmp_path / "in")], str(tmp_path / "in" / "out"), SETTINGS)
+    assert prepare([str(tmp_path / "in")], str(tmp_path / "in" / "out"), SETTINGS).reused and first.train.tokens
+    with pytest.raises(PrepareError, match="only files of the output itself"):
+        prepare([str(tmp_path / "in" / "out")], str(tmp_path / "in" / "out"), SETTINGS)
+
+
+@pytest.mark.parametrize("qualities", [(0.3, 0.1 + 0.2), (1e308, -1e308), (5.0, 5.0)])
+def test_histograms_take_any_qualities(tmp_path, qualities):
+    rows = [row | {"q": qualities[i % 2]} for i, row in enumerate(ROWS)]
+    result = prepare([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out"), SETTINGS)
+    histogram = result.report["histograms"]["train"]
+    assert sum(histogram["tokens"]) == result.train.tokens and len(histogram["edges"]) == len(histogram["tokens"]) + 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaiyuan_jax.data.prepare import rank
-from kaiyuan_jax.data.prepare.engine import Engine, start
+from kaiyuan_jax.data.prepare.engine import start
 
 
 def table(documents, seed, ties):
@@ -59,8 +59,3 @@ def test_the_documents_of_a_stretch_are_those_with_tokens_in_it(tmp_path):
     for begin, end in ((0, 1), (100, 101), (500, 2000), (ends[-1] - 1, ends[-1])):
         inside = rank.overlapping(files, int(begin), int(end), ["offset", "length"])
         assert inside["offset"].to_pylist() == offsets[(ends > begin) & (offsets < end)].tolist()
-
-
-def test_engines_without_queries_are_not_needed_to_read(tmp_path):
-    files = ordered(Engine(), table(5, 3, True), tmp_path, [0, 5])
-    assert "offset" in rank.schema(files).names and rank.schema(files).names[0] == "quality"
