@@ -178,3 +178,27 @@ def test_a_line_of_any_length_is_passed_over_in_little_memory():
 def test_a_long_line_counts_as_long_wherever_blocks_end(line):
     found, tally = rows(json_lines.parse, line + b"\n", Fields(), Limits(document_bytes=16))
     assert (len(found), tally["counts"].get("read: longer than the limit", 0)) == ((1, 0) if len(line) == 16 else (0, 1))
+
+
+VALUE = st.none() | st.just("x") | st.dictionaries(st.sampled_from(["b", "c"]), st.just(1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["id", "a"]), VALUE), max_size=4), st.booleans(), st.sampled_from(["id", "a", "a.b"]))
+def test_a_field_is_missing_if_rows_lack_it_and_none_has_it(found, mark, field):
+    head = b"\xef\xbb\xbf" * mark + b"".join(json.dumps(row).encode() + b"\n" for row in [{"text": "t"}, *found])
+    first, *inner = field.split(".")
+    has = any(first in row and all(isinstance(row[first], dict) and part in row[first] for part in inner) for row in found)
+    missing = json_lines.missing(head + b'{"id": "cut", "a": {"b"', Fields(id=field))
+    assert missing is None if has else (missing[:2] == (field, "--id_field") and missing[2][0] == "text")
+
+
+def test_a_beginning_without_a_whole_row_says_nothing_of_fields():
+    assert json_lines.missing(b'3\nnot JSON\n{"text": "cut', Fields(id="id")) is None
+
+
+def test_the_first_of_several_missing_fields_is_reported_with_its_own_flag():
+    head = b'{"text": "t", "a": {"b": 1}}\n' + b'{"text": "t", "x": ' + b'{"y": ' * 500 + b"1" + b"}" * 500 + b"}\n"
+    field, flag, names = json_lines.missing(head, Fields("text", "a.b", "a.c", ("a", "z")))
+    assert (field, flag, names[:4]) == ("a.c", "--id_field", ["text", "a", "a.b", "x"]) and len(names) < 20
+    assert json_lines.missing(head, Fields(metadata=("a", "z")))[:2] == ("z", "--metadata_fields")
