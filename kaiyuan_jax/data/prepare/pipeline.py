@@ -117,8 +117,9 @@ def _until(settings: Settings, until: str) -> Settings:
 
 
 def _found(inputs: list[str], output: Path) -> tuple[list[read.Input], list[str]]:
-    """The inputs, with absolute paths; what earlier runs left beside or in the output is none."""
+    """The inputs, with absolute paths and names that are text; what earlier runs left beside or in the output is none."""
     found, skipped = read.find(inputs)
+    found = [dataclasses.replace(input, name=input.name.encode("utf-8", "replace").decode()) for input in found]
     found = [input if "://" in input.path else dataclasses.replace(input, path=str(Path(input.path).absolute())) for input in found]
     own = tuple(f"{output}{suffix}/" for suffix in ("", ".work", ".partial", ".old"))
     kept = [input for input in found if not input.path.startswith(own)]
@@ -241,7 +242,7 @@ def _contamination(job: Job, settings: Settings) -> str:
         for input in inputs:
             for piece in read.pieces(input, 1 << 30):
                 tables = read.read(piece, read.Fields(settings.evaluation_field), settings.limits, tally)
-                texts.setdefault(Path(input.name).name, []).extend(text for table in tables for text in table["text"].to_pylist())
+                texts.setdefault(input.name, []).extend(text for table in tables for text in table["text"].to_pylist())
         if lost := tally.counts.get("read: rows lost"):
             places = ", ".join(place for name, held in tally.examples.items() if name.startswith("read: ") for place in held)
             raise PrepareError(f"--evaluation_sets: {lost} rows cannot be read ({places}), and would not be looked for; mend them")

@@ -132,6 +132,15 @@ def test_names_in_the_data_never_become_places_to_write_to(tmp_path):
     assert [item.name for item in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+def test_a_file_name_that_is_not_utf8_is_a_name_like_any_other(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(20):
+        with open(os.fsencode(tmp_path / "in") + b"/caf\xe9%d.txt" % i, "w") as file:
+            file.write(f"a text of its own, number {i}")
+    result = prepare([str(tmp_path / "in")], str(tmp_path / "out"), Settings(vocabulary=300, near_duplicates=False, heldout=0.0))
+    assert result.train.manifest.documents == 20 and result.train.documents.id(0).startswith("caf")
+
+
 def test_a_full_disk_leaves_finished_parts_alone_and_says_so(tmp_path, monkeypatch):
     path = lines(tmp_path / "a.jsonl")
     with monkeypatch.context() as patched:
