@@ -213,7 +213,8 @@ def results(size: int, rates: dict[str, float], runs: dict[str, tuple[int, dict]
         count, facts = list(runs.values())[-1]
         (base,) = (runs[name][1] for name in list(runs)[:1])
         kept, less = ((run["counts"]["train bytes"] + run["counts"]["heldout bytes"]) / run["seconds"] for run in (facts, base))
-        said.append(f"The {TIMES.value}-fold input runs at {count / facts['seconds'] / (size / whole):.0%} of the bytes a second of the input "
+        share = count / facts["seconds"] / (size / whole)
+        said.append(f"The {TIMES.value}-fold input runs at {share:.0%} of the bytes a second of the input "
                     f"itself, {kept / less:.0%} counted in what was kept: of short documents the halves repeat one another.")  # fmt: skip
     return "\n".join([*lines, "", *said, ""])
 

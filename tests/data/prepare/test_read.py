@@ -250,7 +250,7 @@ def test_files_without_rows_count_as_empty(tmp_path):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pa.ipc.new_stream(str(tmp_path / "b.arrow"), pa.schema({"text": pa.string()})):
         pass
-    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0))
     assert counted(tmp_path)[:2] == ([], {"empty files": 3})
 
 
@@ -283,7 +283,7 @@ def test_damage_in_the_middle_comes_after_the_tables_before_it(tmp_path):
         ("a.arrow", b"not arrow, but long enough", ["cannot be read as Arrow"]),
         ("a.txt", b"a\xff" + b"a" * 100, ["not UTF-8 at byte 1"]),
         ("a.txt", b"a" * 70_000 + b"\xff", ["not UTF-8 at byte 70,000", "iconv"]),
-        ("a.jsonl", gzip.compress(b"{}"), ["is gzip", "name"]),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), ["is gzip", "name"]),
         ("a.json", b'[\n{"text": "x"},\n{"text": "y"}]', ["one object a line", "jq"]),
         ("a.json", b'{\n  "text": "x"\n}', ["one object a line"]),
         ("a.jsonl", '{"text": "x"}\n'.encode("utf-16"), ["UTF-16"]),
