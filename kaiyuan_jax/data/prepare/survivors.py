@@ -137,6 +137,8 @@ def keys_of(table: pa.Table) -> pa.Table:
 
 def _repeated_ids(rows, tally: Tally, memory: int) -> None:
     """Counts ids that several different texts share: nothing depends on ids, but whoever looks one up should know."""
+    import daft
+
     passes = max(1, -(-rows.count_rows() * ID_BYTES // memory))
     shown = 0
     for number in range(passes):
@@ -145,10 +147,11 @@ def _repeated_ids(rows, tally: Tally, memory: int) -> None:
         values, counts = np.unique(pairs.select("id").to_arrow()["id"].to_numpy(), return_counts=True)
         repeated = values[counts > 1]
         if len(repeated):
-            asked = [int(value) for value in repeated[:EXAMPLES]] if shown < EXAMPLES else []
+            asked = repeated[:EXAMPLES] if shown < EXAMPLES else repeated[:0]
             shown += len(asked)
-            found = rows.where(rows["id"].hash().is_in(asked)).select("id").distinct().to_arrow()["id"].to_pylist() if asked else []
-            tally.add("ids of several documents", len(repeated), found)
+            named = rows.select("id", rows["id"].hash().alias("name"))
+            found = named.join(daft.from_arrow(pa.table({"name": asked})), on="name", how="semi").select("id").distinct().to_arrow()
+            tally.add("ids of several documents", len(repeated), found["id"].to_pylist())
 
 
 def export(task: dict) -> None:

@@ -121,6 +121,10 @@ def test_ids_of_several_texts_are_counted_and_shown(tmp_path):
     path = lines(tmp_path / "a.jsonl", [*ROWS, {"id": "d3", "text": "another text under an old name", "q": 1}, ROWS[5]])
     report = prepare([path], str(tmp_path / "out"), SETTINGS).report
     assert report["counts"]["ids of several documents"] == 1 and report["examples"]["ids of several documents"] == ["d3"]
+    many = [{"id": f"d{i}", "text": f"another text under the old name {i}", "q": 1} for i in range(30)]
+    report = prepare([lines(tmp_path / "b.jsonl", ROWS + many)], str(tmp_path / "many"), SETTINGS).report
+    assert report["counts"]["ids of several documents"] == 30 and len(report["examples"]["ids of several documents"]) == 10
+    assert set(report["examples"]["ids of several documents"]) < {row["id"] for row in many}
 
 
 def test_names_in_the_data_never_become_places_to_write_to(tmp_path):
