@@ -105,6 +105,7 @@ TABLE = (
 PRECUT = {"finepdfs_en_top5": 0.05, "zh_dedup_top30": 0.30}
 # Public sizes, in the order of the table: the SmolLM corpus; OLMo 2 (2501.00656) for both dolmino parts; FineMath (2502.02737); MegaMath
 # (2504.02807); OpenWebMath (2310.06786); MegaMath; the cards of SwallowMath-v2 and SwallowCode-v2; the SmolLM corpus; Llemma (2310.10631).
+# Those of dolmino, MegaMath and python-edu were not looked up again: check them before relying on them.
 
 # "Stability caps" of every phase.
 LIMITS = (

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from kaiyuan_jax.data import blocks, store_write
+from kaiyuan_jax.data import store as data_store
 from kaiyuan_jax.data.prepare import engine, job, pipeline, split
 from kaiyuan_jax.data.prepare import write as prepare_write
 from kaiyuan_jax.data.prepare.normalise import text_hash
@@ -352,3 +354,15 @@ def test_histograms_take_any_qualities(tmp_path, qualities):
     result = prepare([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out"), SETTINGS)
     histogram = result.report["histograms"]["train"]
     assert sum(histogram["tokens"]) == result.train.tokens and len(histogram["edges"]) == len(histogram["tokens"]) + 1
+
+
+def test_documents_that_cross_shards_are_whole(tmp_path, monkeypatch):
+    rows = [{"text": f"{i} " + " ".join(f"{i * j % 9973}" for j in range(300)), "q": i % 5} for i in range(200)]
+    path, settings = write(tmp_path / "a.jsonl", rows), Settings(quality_field="q", vocabulary=257, near_duplicates=False)
+    whole = prepare([path], str(tmp_path / "whole"), settings).train
+    for module in (data_store, store_write):
+        monkeypatch.setattr(module, "SHARD", blocks.BLOCK)
+    cut = prepare([path], str(tmp_path / "cut"), settings).train
+    assert len(list((tmp_path / "cut" / "train" / "tokens" / "c").iterdir())) > 2
+    verify_store(cut)
+    assert (cut.read(0, cut.tokens) == whole.read(0, whole.tokens)).all() and texts(cut) == texts(whole)
