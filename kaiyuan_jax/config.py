@@ -131,7 +131,7 @@ class Piece:
 class Schedule:
     """The learning rate as a function of the step."""
 
-    kind: str = "wsd"  # constant | cosine | wsd | wsd_s | wsdc | power | piecewise
+    kind: str = "wsd"  # constant | cosine | wsd | wsd_s | wsdc | power | piecewise | file
     peak: float = 3e-3
     end: float = 1e-5  # rate at the last step of a decay
     warmup: int = 100  # steps, linear from 0
@@ -143,6 +143,8 @@ class Schedule:
     power_scale: float = 4.6  # power: a in min(peak, batch a tokens^b)
     power_exponent: float = -0.51  # power: b
     pieces: list[Piece] = dataclasses.field(default_factory=list)  # piecewise only
+    path: str = ""  # file: a schedule.json (launch/design_schedule.py) or a CSV with columns step,lr; it decides every rate
+    law: str = ""  # a law.json (launch/fit_law.py) to forecast the loss with, whatever the kind; empty: the one inside `path`, if any
 
 
 @_settings

@@ -13,7 +13,7 @@ import typing
 from kaiyuan_jax.config import ConfigError, Data, Experiment, has_type
 
 ORDERS = ("uniform", "ascending", "descending", "folded")
-SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise")
+SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise", "file")
 SHAPES = ("linear", "cosine", "sqrt", "sqrt_cube", "square", "exponential", "inverse")
 AVERAGES = ("none", "sma", "ema", "ema_seeded", "ema_powers", "wma", "weights")
 REMAT = ("none", "full", "names")
@@ -181,6 +181,10 @@ def _schedule(experiment: Experiment):
         yield f"{path}.tail: decay {schedule.decay} + tail {schedule.tail} exceed the run; lower one of them"
     if schedule.kind == "wsd_s" and schedule.decay + schedule.rewarmup > 1:
         yield f"{path}.rewarmup: decay {schedule.decay} + rewarmup {schedule.rewarmup} exceed a cycle; lower one of them"
+    if schedule.kind == "file" and not schedule.path:
+        yield f"{path}.path: empty; kind 'file' needs a schedule.json (launch/design_schedule.py) or a CSV with columns step,lr"
+    if schedule.kind != "file" and schedule.path:
+        yield f"{path}.path: found {schedule.path!r} with kind {schedule.kind!r}; set config.schedule.kind to file, or leave path empty"
     if schedule.kind == "power":
         yield from _positive(path, schedule, "power_scale")
     if schedule.kind == "piecewise":

@@ -18,17 +18,19 @@ says in between; neighbours share a knot where the rate is continuous, and lie o
     piecewise  0 -> first begin, then the pieces, each with its share of the steps after warm-up; a piece has its `begin` at its
                first update and its `end` at its last
     power      min(peak, batch a tokens^b) of the tokens seen before the update, after a warm-up    2408.13359
+    file       the straight lines between the knots of `path`, which decides every rate: peak, end and warm-up are not read
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from kaiyuan_jax import config
-from kaiyuan_jax.schedules import shapes
+from kaiyuan_jax.schedules import file, shapes
 
-KINDS = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise")
+KINDS = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise", "file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +57,34 @@ def build(schedule: config.Schedule, steps: int, *, batch_size: int, sequence_le
     """
     if found := problems(schedule, steps):
         raise config.ConfigError("\n".join(found))
-    power = schedule.kind == "power"
-    parts = () if power else segments(schedule, steps)
+    if schedule.kind == "file":  # one lookup, however many knots
+        continuous = file.read(schedule.path).rate
+    elif schedule.kind == "power":
+        continuous = functools.partial(_power, schedule, batch_size=batch_size, sequence_length=sequence_length)
+    else:
+        continuous = functools.partial(_along, segments(schedule, steps))
 
     def learning_rate(step):
         step = step if hasattr(step, "__array_namespace__") else np.asarray(step)
         xp = shapes.namespace(step)
-        step = xp.clip(step, 0, steps - 1)
-        if power:
-            return xp.asarray(_power(schedule, step, batch_size, sequence_length), dtype=xp.float32)
-        value = xp.full(step.shape, parts[0].begin)
-        for part in parts:
-            value = xp.where(step >= part.start, part.rate(step), value)
-        return xp.asarray(value, dtype=xp.float32)
+        return xp.asarray(continuous(xp.clip(step, 0, steps - 1)), dtype=xp.float32)
 
     return learning_rate
+
+
+def _along(parts, step):
+    xp = shapes.namespace(step)
+    value = xp.full(step.shape, parts[0].begin)
+    for part in parts:
+        value = xp.where(step >= part.start, part.rate(step), value)
+    return value
 
 
 def segments(schedule: config.Schedule, steps: int) -> tuple[Segment, ...]:
     """The pieces of any kind but "power", in order; together they cover steps 0 to steps-1."""
     last, peak, end, shape = steps - 1, schedule.peak, schedule.end, schedule.shape
+    if schedule.kind == "file":
+        return _lines(file.read(schedule.path))
     if schedule.kind == "piecewise":
         return _pieces(schedule, steps)
     if schedule.kind == "wsd_s":
@@ -102,6 +112,8 @@ def problems(schedule: config.Schedule, steps: int) -> list[str]:
         return [f"config.schedule.kind: found {schedule.kind!r}, must be one of {', '.join(KINDS)}"]
     if steps < 1:
         return [f"config.schedule: the run has {steps} steps, needs at least 1; plan more tokens or a smaller batch"]
+    if schedule.kind == "file":
+        return file.problems(schedule.path, steps)
     found = []
     if not 0 <= schedule.warmup < steps:
         found.append(f"config.schedule.warmup: found {schedule.warmup} steps, must be 0 to {steps - 1} in a run of {steps} steps")
@@ -172,6 +184,13 @@ def _pieces(schedule, steps):
             parts.append(Segment(bound, after - 1, piece.begin, piece.end, piece.shape))
         bound = after
     return tuple(parts)
+
+
+def _lines(found: file.ScheduleFile):
+    if found.steps == 1:
+        return (Segment(0, 0, float(found.rates[0]), float(found.rates[0])),)
+    ends = zip(found.knots[:-1], found.knots[1:], found.rates[:-1], found.rates[1:], strict=True)
+    return tuple(Segment(int(start), int(stop), float(begin), float(end)) for start, stop, begin, end in ends)
 
 
 def _power(schedule, step, batch_size, sequence_length):
