@@ -1,0 +1,250 @@
+"""A whole schedule from samples of it: the rate of every update from the `lr` column of a loss curve.
+
+Samples are cut into the longest stretches that one formula passes through: constant, linear, exponential (ln rate is linear), inverse
+(1/rate is linear) or cosine. All agree with their samples to `TOLERANCE` of the peak (rates are often logged as float32), and where they are
+exact so is the schedule. Between two stretches
+
+* that meet between the samples, the meeting point is the knee (a WSD decay sampled every 128 steps gives back its first step exactly);
+* that do not meet, the rate jumps. Which update is the first of the new level is not in the samples: it is the later sample where the
+  spacing of the samples is broken there (a run that was branched off logs at its first step), else the roundest step in between;
+* one of which no formula describes, the rate is interpolated linearly.
+
+Before the first sample: a rise that the samples show is continued down; else a linear warm-up is assumed, `numpy.linspace(0, peak, W)`, so that
+update W-1 is the first at the peak, as in the released code of 2503.12811. After the last sample no law looks.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from kaiyuan_jax.config import UserError
+
+TOLERANCE = 2e-7  # of the peak
+JUMP = 0.02  # of the peak: a smaller step between two stretches is interpolated
+_COSINE_POINTS = 6  # a cosine has four numbers: fewer points say nothing
+
+Formula = Callable[[np.ndarray], np.ndarray]  # steps -> rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Samples `first` to `last` (included) follow `rate`; None where a sample stands alone."""
+
+    first: int
+    last: int
+    rate: Formula | None
+
+
+def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None) -> tuple[np.ndarray, list[str]]:
+    """float64[last step + 1] and what had to be assumed, a sentence each.
+
+    steps int64[E] ascending, rates float64[E] not negative; `warmup` updates in front of the first sample, None: as many as its step.
+    Raises UserError where `warmup` contradicts the samples.
+    """
+    notes: list[str] = []
+    whole = np.zeros(int(steps[-1]) + 1)
+    tolerance = TOLERANCE * max(rates.max(), 1e-300)
+    found = _stretches(steps, rates, tolerance)
+    for stretch in found:
+        inside = np.arange(steps[stretch.first], steps[stretch.last] + 1)
+        whole[inside] = stretch.rate(inside) if stretch.rate else rates[stretch.first]
+    straight = []
+    for left, right in zip(found, found[1:], strict=False):
+        note = _join(whole, steps, rates, left, right, tolerance)
+        if note is None:
+            straight.append((steps[left.last], steps[right.first], abs(rates[left.last] - rates[right.first])))
+        elif note:
+            notes.append(note)
+    if straight:
+        begin, end, change = straight[0][0], straight[-1][1], max(change for *_, change in straight)
+        notes.append(
+            f"no known shape passes through {len(straight)} intervals of its lr column between steps {begin} and {end} "
+            f"(constant, linear, cosine, exponential and inverse were tried): interpolated linearly; one interval changes the rate by up to "
+            f"{change:.3g}"
+        )
+    whole[steps] = rates  # what was measured stays to the last digit
+    notes += _begin(whole, steps, rates, found[0], warmup, tolerance)
+    return np.maximum(whole, 0.0), notes
+
+
+def warmup_of(rates: np.ndarray) -> int:
+    """Updates before the first at the top of the rise that a schedule begins with; 0 where it does not begin with a rise."""
+    falls = np.flatnonzero(np.diff(rates) <= 1e-12 * rates.max())
+    return int(falls[0]) if falls.size else len(rates) - 1
+
+
+# Stretches
+
+
+def _stretches(steps, rates, tolerance) -> list[Stretch]:
+    found, first = [], 0
+    while first < len(steps):
+        last, formula = first, None
+        for family, fewest in _FAMILIES:
+            reach, fitted = _reach(family, steps, rates, first, max(last + 1, first + fewest - 1), tolerance)
+            if reach > last:
+                last, formula = reach, fitted
+        found.append(Stretch(first, last, formula))
+        first = last + 1
+    return found
+
+
+def _reach(family, steps, rates, first: int, least: int, tolerance) -> tuple[int, Formula | None]:
+    """The last sample up to which a family passes through all samples from `first` on, if that is `least` or later."""
+    good, bad, best = first, len(steps), None
+    trial = least
+    while trial < bad and good < bad - 1:
+        formula = family(steps[first : trial + 1], rates[first : trial + 1], tolerance)
+        if formula is None:
+            bad = trial
+            if best is None:
+                return first, None
+        else:
+            good, best = trial, formula
+        trial = (good + bad) // 2 if bad < len(steps) else min(first + 2 * max(good - first, 1), len(steps) - 1)
+        trial = max(trial, good + 1)
+    return good, best
+
+
+def _constant(steps, rates, tolerance) -> Formula | None:
+    if np.abs(rates - rates[0]).max() > 0.01 * tolerance:  # a slow decay sampled densely is no constant
+        return None
+    return lambda at: np.full(np.shape(at), rates[0])
+
+
+def _straight(forth, back):
+    """The family whose `forth` (an increasing or decreasing transform of the rate) is linear in the step."""
+
+    def family(steps, rates, tolerance) -> Formula | None:
+        if back is not None and rates.min() <= 0:
+            return None
+        value = forth(rates)
+        slope = (value[-1] - value[0]) / (steps[-1] - steps[0])
+
+        def formula(at):
+            line = value[0] + slope * (at - steps[0])
+            return line if back is None else back(line)
+
+        return formula if np.abs(formula(steps) - rates).max() <= tolerance else None
+
+    return family
+
+
+def _inverse(line):
+    return np.divide(1.0, line, out=np.full(np.shape(line), np.inf), where=np.asarray(line) > 0)
+
+
+def _cosine(steps, rates, tolerance) -> Formula | None:
+    """Gauss-Newton for mean, two amplitudes and frequency, begun at the frequency that a recurrence over equal spacings gives."""
+    middle, span = (steps[0] + steps[-1]) / 2, float(steps[-1] - steps[0])
+    thin = np.unique(np.linspace(0, len(steps) - 1, 256).astype(np.int64))
+    u, r = (steps[thin] - middle) / span, rates[thin]
+    grid = np.interp(np.linspace(-0.5, 0.5, 65), u, r)
+    # x(u-h) + x(u+h) = 2 cos(w h) x(u) + constant, with h a quarter of the stretch
+    centre, sides = grid[16:-16], grid[:-32] + grid[32:]
+    centred = centre - centre.mean()
+    if not centred @ centred > 0:
+        return None
+    w = np.arccos(np.clip(centred @ (sides - sides.mean()) / (2 * centred @ centred), -1, 1)) / 0.25
+    if not 1e-3 < w < 12:
+        return None
+    for step in range(30):
+        cosine, sine = np.cos(w * u), np.sin(w * u)
+        columns = np.stack([np.ones_like(u), cosine, sine], axis=1)
+        amplitudes = np.linalg.lstsq(columns, r, rcond=None)[0]
+        slope = u * (amplitudes[2] * cosine - amplitudes[1] * sine)
+        change = np.linalg.lstsq(np.column_stack([columns, slope]), r - columns @ amplitudes, rcond=None)[0][3]
+        w += change
+        if not 1e-3 < w < 12:
+            return None
+        if abs(change) < 1e-15 * w or (step > 8 and abs(change) < 1e-12 * w):
+            break
+    mean, a, b = amplitudes
+    half, phase = np.hypot(a, b), np.arctan2(b, a)
+    angles = w * (steps - middle) / span - phase
+    falling = angles.min() > -1e-3 and angles.max() < np.pi + 1e-3
+
+    def formula(at):
+        angle = w * (np.asarray(at) - middle) / span - phase
+        return mean + half * np.cos(np.clip(angle, 0, np.pi) if falling else angle)  # a decay stays at its top and bottom
+
+    return formula if np.abs(formula(steps) - rates).max() <= tolerance else None
+
+
+_FAMILIES = (  # with the fewest samples that say something
+    (_constant, 2),
+    (_straight(lambda rate: rate, None), 3),
+    (_straight(np.log, np.exp), 3),
+    (_straight(lambda rate: 1 / rate, _inverse), 3),
+    (_cosine, _COSINE_POINTS),
+)
+
+
+# Between stretches, and in front of the first
+
+
+def _join(whole, steps, rates, left: Stretch, right: Stretch, tolerance) -> str | None:
+    """Fills the updates between two stretches. Returns a note on a jump, nothing to say (""), or None: interpolated."""
+    begin, end = int(steps[left.last]), int(steps[right.first])
+    between = np.arange(begin, end + 1)
+    if end == begin + 1:
+        return ""
+    if left.rate and right.rate:
+        before, after = left.rate(between), right.rate(between)
+        apart = before - after
+        meet = np.flatnonzero((np.abs(apart) <= tolerance) | (np.sign(apart) != np.sign(apart[0])))
+        if meet.size:
+            whole[begin + 1 : end] = np.where(between < between[meet[0]], before, after)[1:-1]
+            return ""
+        if abs(apart[-1]) > JUMP * rates.max():
+            at, why = _jump(steps, left.last)
+            whole[begin + 1 : end] = np.where(between < at, before, after)[1:-1]
+            unsure = abs(apart[-1]) * max(at - begin - 1, end - at)
+            return (
+                f"the rate jumps from {rates[left.last]:.3g} to {rates[right.first]:.3g} between its samples at steps {begin} and {end}: "
+                f"taken at {at}, {why}; the summed rate is unsure by at most {unsure / whole[:end].sum():.2%}"
+            )
+    whole[begin + 1 : end] = np.interp(between, [begin, end], [rates[left.last], rates[right.first]])[1:-1]
+    return None
+
+
+def _jump(steps, last: int) -> tuple[int, str]:
+    """The first update of the new level, and why that one."""
+    begin, end = int(steps[last]), int(steps[last + 1])
+    stride = int(np.median(np.diff(steps)))
+    regular_after = last + 2 < len(steps) and steps[last + 2] - end == stride
+    if end - begin != stride and regular_after:
+        return end, "where the spacing of the samples begins anew"
+    for unit in 10 ** np.arange(18, 1, -1, dtype=np.int64):
+        multiples = np.arange(-(-(begin + 1) // unit) * unit, end + 1, unit)
+        if multiples.size:
+            return int(multiples[np.argmin(np.abs(multiples - (begin + end) / 2))]), "the roundest step"
+    return (begin + end + 1) // 2, "the middle"
+
+
+def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, tolerance) -> list[str]:
+    first = int(steps[0])
+    if first == 0 and not warmup:
+        return []
+    formula = stretch.rate or (lambda at: np.full(np.shape(at), rates[0]))
+    rising = rates[stretch.last] > rates[0] + tolerance and abs(formula(np.zeros(1))[0]) <= 0.02 * rates[stretch.last]
+    if warmup is None and rising:
+        whole[:first] = np.maximum(formula(np.arange(first)), 0)
+        return []
+    length = (first if first > 1 else 0) if warmup is None else warmup
+    if length > first:
+        expected = np.linspace(0, rates.max(), length)[first]
+        if abs(expected - rates[0]) > 1e-6 * rates.max():
+            raise UserError(
+                f"--warmup={warmup}: at step {first} the rate would be {expected:.6g}, the curve says {rates[0]:.6g}; give the steps of the "
+                f"linear rise from 0, at most {first + 1}"
+            )
+        whole[:first] = np.linspace(0, rates.max(), length)[:first]
+        return []
+    top = max(length - 1, 0)
+    whole[top:first] = formula(np.arange(top, first))
+    whole[:length] = np.linspace(0, whole[top], length)
+    if warmup is not None or not length:
+        return []
+    return [f"its first sample, at step {first}, is past the warm-up: a linear one of {first} updates is assumed (--warmup says otherwise)"]
