@@ -55,14 +55,7 @@ def build(schedule: config.Schedule, steps: int, *, batch_size: int, sequence_le
     The step may be a Python int, a numpy array or a jax array (traced, batched); numpy in gives numpy out and touches no device.
     `batch_size` (rows) and `sequence_length` (tokens) matter to kind "power" alone. Raises `ConfigError` with every problem.
     """
-    if found := problems(schedule, steps):
-        raise config.ConfigError("\n".join(found))
-    if schedule.kind == "file":  # one lookup, however many knots
-        continuous = file.read(schedule.path).rate
-    elif schedule.kind == "power":
-        continuous = functools.partial(_power, schedule, batch_size=batch_size, sequence_length=sequence_length)
-    else:
-        continuous = functools.partial(_along, segments(schedule, steps))
+    continuous = _continuous(schedule, steps, batch_size, sequence_length)
 
     def learning_rate(step):
         step = step if hasattr(step, "__array_namespace__") else np.asarray(step)
@@ -70,6 +63,21 @@ def build(schedule: config.Schedule, steps: int, *, batch_size: int, sequence_le
         return xp.asarray(continuous(xp.clip(step, 0, steps - 1)), dtype=xp.float32)
 
     return learning_rate
+
+
+def rates(schedule: config.Schedule, steps: int, *, batch_size: int, sequence_length: int) -> np.ndarray:
+    """float64[steps]: the rate of every update before it is rounded to float32. Raises `ConfigError` with every problem."""
+    return np.asarray(_continuous(schedule, steps, batch_size, sequence_length)(np.arange(steps)), np.float64)
+
+
+def _continuous(schedule, steps, batch_size, sequence_length):
+    if found := problems(schedule, steps):
+        raise config.ConfigError("\n".join(found))
+    if schedule.kind == "file":  # one lookup, however many knots
+        return file.read(schedule.path).rate
+    if schedule.kind == "power":
+        return functools.partial(_power, schedule, batch_size=batch_size, sequence_length=sequence_length)
+    return functools.partial(_along, segments(schedule, steps))
 
 
 def _along(parts, step):

@@ -103,7 +103,9 @@ def assemble(samples: Samples, *, rates: np.ndarray | None = None, warmup: int |
     last = rebuild.warmup_of(rates)
     late = samples.steps >= last
     if not late.any():
-        raise UserError(f"{samples.path or samples.name}: all {late.size} points lie inside the warm-up of {last} updates; train for longer")
+        raise UserError(
+            f"{samples.path or samples.name}: all {late.size} points lie inside the warm-up of {last} updates; train for longer"
+        )
     if not late.all():
         notes.append(f"{np.sum(~late)} points inside the warm-up of {last} updates are left out")
     curve = Curve(samples.name, samples.steps[late], samples.losses[late], rates, last, samples.path, samples.checksum)
@@ -113,7 +115,9 @@ def assemble(samples: Samples, *, rates: np.ndarray | None = None, warmup: int |
 def _agree(samples: Samples, rates: np.ndarray) -> None:
     where = samples.path or samples.name
     if samples.steps[-1] >= len(rates):
-        raise UserError(f"{where}: its last step is {samples.steps[-1]}, the schedule given for it has {len(rates)} updates; it must have more")
+        raise UserError(
+            f"{where}: its last step is {samples.steps[-1]}, the schedule given for it has {len(rates)} updates; it must have more"
+        )
     if samples.rates is None:
         return
     apart = np.abs(rates[samples.steps] - samples.rates)
@@ -121,8 +125,8 @@ def _agree(samples: Samples, rates: np.ndarray) -> None:
         first = int(np.argmax(apart > _SAME_RATE * rates.max()))
         step = samples.steps[first]
         raise UserError(
-            f"{where}: at step {step} the schedule given for it has the rate {rates[step]:.9g}, its lr column says {samples.rates[first]:.9g} "
-            f"({np.sum(apart > _SAME_RATE * rates.max())} of {apart.size} samples differ); give the schedule it was trained with"
+            f"{where}: at step {step} the schedule given for it has the rate {rates[step]:.9g}, its lr column says "
+            f"{samples.rates[first]:.9g} ({np.sum(apart > _SAME_RATE * rates.max())} of {apart.size} samples differ); give the schedule it was trained with"
         )
 
 
@@ -156,8 +160,8 @@ def doubts(curves: Sequence[Curve], parameters: Sequence[str]) -> list[str]:
     for curve in curves:
         if curve.warmup and curve.steps[0] < 1.5 * curve.warmup and np.sum(curve.steps < 1.5 * curve.warmup) > 0.2 * curve.steps.size:
             found.append(
-                f"{curve.name}: {np.mean(curve.steps < 1.5 * curve.warmup):.0%} of its points lie within half a warm-up of the peak, where runs "
-                "differ most from one another and from any law"
+                f"{curve.name}: {np.mean(curve.steps < 1.5 * curve.warmup):.0%} of its points lie within half a warm-up of the peak, where "
+                "runs differ most from one another and from any law"
             )
     return found
 
@@ -168,8 +172,8 @@ def extrapolation(name: str, rates: np.ndarray, longest: tuple[int, float]) -> s
     if max(steps, summed) <= FAR:
         return ""
     return (
-        f"{name}: {len(rates):,} updates and a summed rate of {rates.sum():.4g} are {steps:.1f} and {summed:.1f} times those of the longest "
-        f"training curve; beyond {FAR:g} times the prediction is an extrapolation that nothing here has tested"
+        f"{name}: {len(rates):,} updates and a summed rate of {rates.sum():.4g} are {steps:.1f} and {summed:.1f} times those of the "
+        f"longest training curve; beyond {FAR:g} times the prediction is an extrapolation that nothing here has tested"
     )
 
 
@@ -197,7 +201,9 @@ def _csv(content: bytes, path: Path) -> dict[str, Sequence]:
     header, body = [name.strip() for name in rows[0]], rows[1:]
     for number, row in enumerate(body, 1):
         if len(row) != len(header):
-            raise UserError(f"{path}: row {number} has {len(row)} cells, must have the {len(header)} of the header; is its last line cut short?")
+            raise UserError(
+                f"{path}: row {number} has {len(row)} cells, must have the {len(header)} of the header; is its last line cut short?"
+            )
     return dict(zip(header, zip(*body, strict=True), strict=True)) if body else dict.fromkeys(header, ())
 
 

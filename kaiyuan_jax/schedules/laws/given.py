@@ -1,23 +1,22 @@
 """A schedule that somebody names: the rate of every update from a file or an experiment's config.
 
-    schedule.csv, schedule.npy      every rate: columns step, lr (steps 0, 1, 2, ...), or a vector
-    schedule.json                   of launch/design_schedule.py: knots, linear in between
+    schedule.json, schedule.csv     knots, linear in between (schedules/file.py); a CSV has columns step, lr
+    schedule.npy                    a vector with the rate of every update
     configs/x.py[:variant]          of an experiment, and runs/x/config.json of one that ran
 
 A config needs the number of updates: `NAME@STEPS` says it, else its token budgets do.
 """
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.schedules import build
+from kaiyuan_jax.schedules import build, file
 
-KINDS = "a .csv (step,lr) or .npy of every rate, a schedule.json, a config.json or a config file such as configs/x.py:variant"
+KINDS = "a schedule .json or .csv (step,lr), a .npy of every rate, a run's config.json, or a config file such as configs/x.py:variant"
 
 
 def rates(item: str, steps: int | None = None, flag: str = "--schedule") -> np.ndarray:
@@ -33,14 +32,20 @@ def rates(item: str, steps: int | None = None, flag: str = "--schedule") -> np.n
         raise UserError(f"{flag}: {name} is no file, must be {KINDS}")
     if path.suffix == ".py":
         found = of_experiment(_load(path, variant, flag), steps, flag)
-    elif path.suffix == ".json":
-        found = _json(path, steps, flag)
-    elif path.suffix in (".csv", ".npy"):
-        found = _every(path, flag)
+    elif path.name == "config.json":
+        found = of_experiment(config.from_json(path.read_text(encoding="utf-8")), steps, flag)
+    elif path.suffix in (".json", ".csv"):
+        found = file.read(str(path), flag).all_rates()
+    elif path.suffix == ".npy":
+        found = _vector(path, flag)
     else:
         raise UserError(f"{flag}: {name} ends in {path.suffix or 'nothing'}, must be {KINDS}")
     if not (found.size and np.isfinite(found).all() and (found >= 0).all() and found.max() > 0):
         raise UserError(f"{flag}: {name} must hold finite rates, none below 0 and one above")
+    if steps and found.size != steps:
+        raise UserError(
+            f"{flag}: {name} is a schedule of {found.size} updates, found {steps} asked for; give one of {steps}, or leave the steps"
+        )
     return found
 
 
@@ -49,9 +54,8 @@ def of_experiment(experiment: config.Experiment, steps: int | None, flag: str = 
     data = experiment.data
     steps = steps or planned_steps(data)
     if not steps:
-        raise UserError(f"{flag}: the experiment has a phase without a token budget, so its updates are not known; say them: ...@STEPS or --steps")
-    schedule = build.build(experiment.schedule, steps, batch_size=data.batch_size, sequence_length=data.sequence_length)
-    return np.asarray(schedule(np.arange(steps)), np.float64)
+        raise UserError(f"{flag}: the experiment has a phase without a token budget, so its updates are unknown: say @STEPS or --steps")
+    return build.rates(experiment.schedule, steps, batch_size=data.batch_size, sequence_length=data.sequence_length)
 
 
 def planned_steps(data: config.Data) -> int:
@@ -61,45 +65,14 @@ def planned_steps(data: config.Data) -> int:
     return sum(phase.tokens // data.sequence_length for phase in data.phases) // data.batch_size
 
 
-def _every(path: Path, flag: str) -> np.ndarray:
-    if path.suffix == ".npy":
-        try:
-            found = np.load(path)
-        except ValueError as error:
-            raise UserError(f"{flag}: {path} is no array of numbers ({error})") from None
-        if found.ndim != 1:
-            raise UserError(f"{flag}: {path} has the shape {found.shape}, must be a vector of one rate for each update")
-        return found.astype(np.float64)
+def _vector(path: Path, flag: str) -> np.ndarray:
     try:
-        table = np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64, encoding="utf-8")
+        found = np.load(path)
     except ValueError as error:
-        raise UserError(f"{flag}: {path} is no CSV with a header step,lr ({str(error).splitlines()[0]})") from None
-    if not {"step", "lr"} <= set(table.dtype.names or ()):
-        raise UserError(f"{flag}: {path} has columns {', '.join(table.dtype.names or ())}, must have step and lr")
-    table = np.atleast_1d(table)
-    wrong = np.flatnonzero(table["step"] != np.arange(len(table)))
-    if wrong.size:
-        raise UserError(
-            f"{flag}: {path} row {wrong[0] + 1} has step {table['step'][wrong[0]]:g}, must be {wrong[0]}: a schedule gives the rate of every "
-            "update from 0 on"
-        )
-    return table["lr"]
-
-
-def _json(path: Path, steps: int | None, flag: str) -> np.ndarray:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag}: {path} is not JSON ({error})") from None
-    if isinstance(tree, dict) and "knots" in tree:
-        knots = np.asarray(tree["knots"], np.float64)
-        found = np.interp(np.arange(int(tree["steps"])), knots[:, 0], knots[:, 1])
-        if steps and steps != found.size:
-            raise UserError(f"{flag}: {path} is a schedule of {found.size} updates, found {steps} asked for; design one of {steps}, or leave it")
-        return found
-    if isinstance(tree, dict) and "schedule" in tree:
-        return of_experiment(config.from_json(path.read_text(encoding="utf-8")), steps, flag)
-    raise UserError(f"{flag}: {path} has neither knots (schedule.json) nor a schedule (config.json), must be {KINDS}")
+        raise UserError(f"{flag}: {path} is no array of numbers ({error})") from None
+    if found.ndim != 1:
+        raise UserError(f"{flag}: {path} has the shape {found.shape}, must be a vector of one rate for each update")
+    return found.astype(np.float64)
 
 
 def _load(path: Path, variant: str, flag: str) -> config.Experiment:

@@ -1,16 +1,16 @@
 """A whole schedule from samples of it: the rate of every update from the `lr` column of a loss curve.
 
 Samples are cut into the longest stretches that one formula passes through: constant, linear, exponential (ln rate is linear), inverse
-(1/rate is linear) or cosine. All agree with their samples to `TOLERANCE` of the peak (rates are often logged as float32), and where they are
-exact so is the schedule. Between two stretches
+(1/rate is linear) or cosine. All agree with their samples to `TOLERANCE` of the peak (rates are often logged as float32), and where the
+samples are exact so is the schedule. Between two stretches
 
 * that meet between the samples, the meeting point is the knee (a WSD decay sampled every 128 steps gives back its first step exactly);
 * that do not meet, the rate jumps. Which update is the first of the new level is not in the samples: it is the later sample where the
   spacing of the samples is broken there (a run that was branched off logs at its first step), else the roundest step in between;
 * one of which no formula describes, the rate is interpolated linearly.
 
-Before the first sample: a rise that the samples show is continued down; else a linear warm-up is assumed, `numpy.linspace(0, peak, W)`, so that
-update W-1 is the first at the peak, as in the released code of 2503.12811. After the last sample no law looks.
+Before the first sample: a rise that the samples show is continued down; else a linear warm-up is assumed, `numpy.linspace(0, peak, W)`,
+so that update W-1 is the first at the peak, as in the released code of 2503.12811. After the last sample no law looks.
 """
 
 import dataclasses
@@ -60,8 +60,8 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None) -> 
         begin, end, change = straight[0][0], straight[-1][1], max(change for *_, change in straight)
         notes.append(
             f"no known shape passes through {len(straight)} intervals of its lr column between steps {begin} and {end} "
-            f"(constant, linear, cosine, exponential and inverse were tried): interpolated linearly; one interval changes the rate by up to "
-            f"{change:.3g}"
+            f"(constant, linear, cosine, exponential and inverse were tried): interpolated linearly; one interval changes the rate by "
+            f"up to {change:.3g}"
         )
     whole[steps] = rates  # what was measured stays to the last digit
     notes += _begin(whole, steps, rates, found[0], warmup, tolerance)
@@ -237,8 +237,8 @@ def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, tolerance)
         expected = np.linspace(0, rates.max(), length)[first]
         if abs(expected - rates[0]) > 1e-6 * rates.max():
             raise UserError(
-                f"--warmup={warmup}: at step {first} the rate would be {expected:.6g}, the curve says {rates[0]:.6g}; give the steps of the "
-                f"linear rise from 0, at most {first + 1}"
+                f"--warmup={warmup}: at step {first} the rate would be {expected:.6g}, the curve says {rates[0]:.6g}; give the steps of "
+                f"the linear rise from 0, at most {first + 1}"
             )
         whole[:first] = np.linspace(0, rates.max(), length)[:first]
         return []
