@@ -99,7 +99,7 @@ def recipes(runs: list[Run]) -> dict[str, list[Run]]:
 def _load_run(folder: Path) -> Run:
     if not (folder / "config.json").is_file():
         raise config.UserError(f"--runs: {folder} holds no config.json, must be the folder of a run (launch/train.py makes one)")
-    lines, facts = _metrics(folder / "metrics.jsonl"), _average_facts(folder)
+    lines, facts = metrics(folder / "metrics.jsonl"), _average_facts(folder)
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -112,7 +112,7 @@ def _load_run(folder: Path) -> Run:
     )
 
 
-def _metrics(path: Path) -> list[dict]:
+def metrics(path: Path) -> list[dict]:
     """Lines by step. A line cut short by a crash is skipped; of lines repeated after a resume the newest counts."""
     merged: dict[tuple[int, bool], dict] = {}
     if path.is_file():

@@ -89,15 +89,18 @@ def checked(samples: Samples) -> Samples:
     return dataclasses.replace(samples, steps=steps.astype(np.int64))
 
 
-def assemble(samples: Samples, *, rates: np.ndarray | None = None, warmup: int | None = None) -> tuple[Curve, list[str]]:
+def assemble(
+    samples: Samples, *, rates: np.ndarray | None = None, warmup: int | None = None, assumed: int | None = None
+) -> tuple[Curve, list[str]]:
     """The curve of some samples, and what was assumed on the way, a sentence each.
 
     With `rates` (float64[T], every update) that is the schedule, and it must agree with the samples' rates; else it is rebuilt from them,
-    with `warmup` updates in front of the first sample (rebuild.py). Samples inside the warm-up are left out. Raises UserError.
+    with `warmup` updates in front of the first sample, or `assumed` where only a guess is at hand (rebuild.py). Samples inside the
+    warm-up are left out. Raises UserError.
     """
     notes: list[str] = []
     if rates is None:
-        rates, notes = rebuild.rebuild(samples.steps, samples.rates, warmup)
+        rates, notes = rebuild.rebuild(samples.steps, samples.rates, warmup, assumed)
     else:
         _agree(samples, rates)
     last = rebuild.warmup_of(rates)
@@ -109,7 +112,7 @@ def assemble(samples: Samples, *, rates: np.ndarray | None = None, warmup: int |
     if not late.all():
         notes.append(f"{np.sum(~late)} points inside the warm-up of {last} updates are left out")
     curve = Curve(samples.name, samples.steps[late], samples.losses[late], rates, last, samples.path, samples.checksum)
-    return curve, [f"{samples.name}: {note}" for note in notes]
+    return curve, notes
 
 
 def _agree(samples: Samples, rates: np.ndarray) -> None:
@@ -126,7 +129,8 @@ def _agree(samples: Samples, rates: np.ndarray) -> None:
         step = samples.steps[first]
         raise UserError(
             f"{where}: at step {step} the schedule given for it has the rate {rates[step]:.9g}, its lr column says "
-            f"{samples.rates[first]:.9g} ({np.sum(apart > _SAME_RATE * rates.max())} of {apart.size} samples differ); give the schedule it was trained with"
+            f"{samples.rates[first]:.9g} ({np.sum(apart > _SAME_RATE * rates.max())} of {apart.size} samples differ); give the schedule it "
+            "was trained with"
         )
 
 

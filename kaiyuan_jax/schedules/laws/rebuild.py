@@ -36,11 +36,11 @@ class Stretch:
     rate: Formula | None
 
 
-def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None) -> tuple[np.ndarray, list[str]]:
+def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, assumed: int | None = None) -> tuple[np.ndarray, list[str]]:
     """float64[last step + 1] and what had to be assumed, a sentence each.
 
-    steps int64[E] ascending, rates float64[E] not negative; `warmup` updates in front of the first sample, None: as many as its step.
-    Raises UserError where `warmup` contradicts the samples.
+    steps int64[E] ascending, rates float64[E] not negative; `warmup` updates rise from 0 to the peak. Without it they are those that the
+    samples show, else `assumed`, else as many as the first sample's step. Raises UserError where `warmup` contradicts the samples.
     """
     notes: list[str] = []
     whole = np.zeros(int(steps[-1]) + 1)
@@ -64,7 +64,7 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None) -> 
             f"up to {change:.3g}"
         )
     whole[steps] = rates  # what was measured stays to the last digit
-    notes += _begin(whole, steps, rates, found[0], warmup, tolerance)
+    notes += _begin(whole, steps, rates, found[0], warmup, assumed, tolerance)
     return np.maximum(whole, 0.0), notes
 
 
@@ -223,7 +223,7 @@ def _jump(steps, last: int) -> tuple[int, str]:
     return (begin + end + 1) // 2, "the middle"
 
 
-def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, tolerance) -> list[str]:
+def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, assumed: int | None, tolerance) -> list[str]:
     first = int(steps[0])
     if first == 0 and not warmup:
         return []
@@ -232,7 +232,8 @@ def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, tolerance)
     if warmup is None and rising:
         whole[:first] = np.maximum(formula(np.arange(first)), 0)
         return []
-    length = (first if first > 1 else 0) if warmup is None else warmup
+    guess = first if assumed is None else min(assumed, first)
+    length = (guess if guess > 1 else 0) if warmup is None else warmup
     if length > first:
         expected = np.linspace(0, rates.max(), length)[first]
         if abs(expected - rates[0]) > 1e-6 * rates.max():
@@ -247,4 +248,4 @@ def _begin(whole, steps, rates, stretch: Stretch, warmup: int | None, tolerance)
     whole[:length] = np.linspace(0, whole[top], length)
     if warmup is not None or not length:
         return []
-    return [f"its first sample, at step {first}, is past the warm-up: a linear one of {first} updates is assumed (--warmup says otherwise)"]
+    return [f"the samples begin after the warm-up: a linear one of {length} updates is assumed (--warmup says otherwise)"]

@@ -1,0 +1,139 @@
+"""law.json: a fitted law with all that it takes to use it and to know where it came from.
+
+`tree` makes the contents, `write` puts them on disk whole or not at all, `load` gives the fit back to the last bit (JSON numbers are
+written so that they read back as the same float64). A schedule.json that was designed with a law holds the same tree inside.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaiyuan_jax.config import UserError
+from kaiyuan_jax.schedules.laws import catalogue, huber
+from kaiyuan_jax.schedules.laws.curves import Curve
+from kaiyuan_jax.schedules.laws.fit import Fit
+
+SCHEMA = 1
+UNITS = {
+    "step": "updates, counted from 0; a loss at step s has felt the rates 0 to s",
+    "rate": "learning rate of an update, absolute",
+    "loss": "unit of the curves, nats per token unless they say otherwise",
+    "theta": "natural logarithm of a parameter where logged, else the parameter",
+    "residual": "ln loss - ln prediction",
+}
+NEEDED = ("law", "protocol", "theta", "objective", "train", "covariance", "uncertainty", "details")
+
+
+def tree(fit: Fit, train: Sequence[Curve], test: Sequence[Curve] = (), metrics: dict | None = None, warnings: Sequence[str] = ()) -> dict:
+    """The JSON-able contents. `metrics` as `metrics.measure` gives them."""
+    inputs = [_input(curve, "train") for curve in train] + [_input(curve, "test") for curve in test]
+    return _plain(
+        {
+            "schema": SCHEMA,
+            "law": fit.law.name,
+            "formula": fit.law.formula,
+            "source": fit.law.source,
+            "protocol": fit.protocol,
+            "parameters": fit.values,
+            "theta": fit.theta,
+            "logged": dict(zip(fit.law.parameters, fit.law.logged, strict=True)),
+            "covariance": fit.covariance,
+            "units": UNITS,
+            "train": fit.train,
+            "inputs": inputs,
+            "objective": {"name": "huber", "delta": huber.DELTA, "value": fit.objective},
+            "uncertainty": fit.bands,
+            "details": fit.details,
+            "metrics": metrics or {"mean": None, "curves": {}, "train": {}, "pairs": {}},
+            "warnings": list(warnings),
+            "created_by": f"kaiyuan_jax {importlib.metadata.version('kaiyuan_jax')}",
+        }
+    )
+
+
+def write(path: str | Path, contents: dict) -> None:
+    """Writes the file whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | Path, flag: str = "--law") -> dict:
+    """The contents of a law.json. Raises UserError where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{flag}: {path} is no file, must be a law.json; launch/fit_law.py makes one")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{flag}: {path} is not JSON ({error}), must be a law.json; launch/fit_law.py makes one") from None
+
+
+def load(path: str | Path, flag: str = "--law") -> Fit:
+    """The fit of a law.json. Raises UserError for one that this version cannot use."""
+    return from_tree(read(path, flag), f"{flag}: {path}")
+
+
+def from_tree(contents: dict, where: str = "law") -> Fit:
+    """The fit of the contents of a law.json; `where` begins the errors."""
+    if not isinstance(contents, dict) or "schema" not in contents:
+        raise UserError(f"{where}: has no schema, must be a law.json; launch/fit_law.py makes one")
+    if contents["schema"] != SCHEMA:
+        raise UserError(f"{where}: found schema {contents['schema']!r}, this version reads {SCHEMA}; fit the law again")
+    missing = [key for key in NEEDED if key not in contents]
+    if missing:
+        raise UserError(f"{where}: has no {missing[0]}, must be a whole law.json; fit the law again")
+    if contents["law"] not in catalogue.LAWS:
+        raise UserError(f"{where}: found the law {contents['law']!r}, must be one of {', '.join(catalogue.LAWS)}")
+    law, theta = catalogue.LAWS[contents["law"]], np.asarray(contents["theta"], np.float64)
+    if theta.shape != (len(law.parameters),) or not np.isfinite(theta).all():
+        raise UserError(
+            f"{where}: theta must be {len(law.parameters)} finite numbers ({', '.join(law.parameters)}), found {contents['theta']}"
+        )
+    covariance = contents["covariance"]
+    return Fit(
+        law=law,
+        protocol=contents["protocol"],
+        theta=theta,
+        objective=contents["objective"]["value"],
+        train=tuple(contents["train"]),
+        covariance=None if covariance is None else np.asarray(covariance, np.float64),
+        details=contents["details"],
+        bands=contents["uncertainty"],
+    )
+
+
+def _input(curve: Curve, role: str) -> dict:
+    return {
+        "name": curve.name,
+        "role": role,
+        "path": Path(curve.path).name,
+        "sha256": curve.checksum,
+        "points": curve.steps.size,
+        "first_step": curve.steps[0],
+        "last_step": curve.steps[-1],
+        "steps_total": len(curve.rates),
+        "warmup": curve.warmup,
+        "peak": curve.rates.max(),
+        "summed_rate": curve.rates[: curve.steps[-1] + 1].sum(),
+    }
+
+
+def _plain(value):
+    """The same tree of Python's own types; numbers that are not finite become null, which JSON can say."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
