@@ -31,11 +31,11 @@ class Nodes:
     begin: np.ndarray  # float64[P]: S(k)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """float64[E]: for every step the sum of weight * values over its pairs; `values` is float64[P] or float64[P, n] -> [E, n]."""
-        products = (values.T * self.weight).T
-        padded = np.concatenate([products, np.zeros_like(products[:1])])
-        sums = np.add.reduceat(padded, self.start[:-1], axis=0)
-        sums[self.start[:-1] == self.start[1:]] = 0.0
+        """float64[E]: for every step the sum of weight * values over its pairs; `values` is float64[P], or float64[n, P] -> [n, E]."""
+        padded = np.zeros((*values.shape[:-1], self.weight.size + 1))
+        np.multiply(values, self.weight, out=padded[..., :-1])
+        sums = np.add.reduceat(padded, self.start[:-1], axis=-1)
+        sums[..., self.start[:-1] == self.start[1:]] = 0.0
         return sums
 
 
