@@ -81,7 +81,7 @@ def run(folder: Path, loss: str = TRAIN) -> tuple[curves.Samples, np.ndarray]:
 
 
 def _schedule(folder: Path, training: list[dict]) -> np.ndarray:
-    experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    experiment = config.read(folder / "config.json")
     done = np.array([line["step"] for line in training])
     logged = np.array([line["learning_rate"] for line in training], np.float64)
     tried = []

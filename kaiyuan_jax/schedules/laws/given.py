@@ -33,7 +33,7 @@ def rates(item: str, steps: int | None = None, flag: str = "--schedule") -> np.n
     if path.suffix == ".py":
         found = of_experiment(_load(path, variant, flag), steps, flag)
     elif path.name == "config.json":
-        found = of_experiment(config.from_json(path.read_text(encoding="utf-8")), steps, flag)
+        found = of_experiment(config.read(path), steps, flag)
     elif path.suffix in (".json", ".csv"):
         found = file.read(str(path), flag).all_rates()
     elif path.suffix == ".npy":

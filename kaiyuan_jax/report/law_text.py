@@ -1,0 +1,81 @@
+"""A fitted law as text for the terminal: how well it predicts, its parameters with intervals, the gaps between pairs of curves."""
+
+import math
+
+from kaiyuan_jax.schedules.laws.forecast import DEVIATIONS
+from kaiyuan_jax.schedules.laws.metrics import KEYS
+
+SIGNED = ("final_loss_error",)
+
+
+def describe(contents: dict) -> str:
+    """The text of the contents of a law.json (schedules/laws/artefact.py)."""
+    parts = [headline(contents), "\n".join(_columns(*measures(contents))), "\n".join(_columns(*parameters(contents)))]
+    if contents["metrics"]["pairs"]:
+        parts.append("\n".join(_columns(*gaps(contents))))
+    return "\n\n".join(parts)
+
+
+def headline(contents: dict) -> str:
+    objective = contents["objective"]
+    points = sum(item["points"] for item in contents["inputs"] if item["role"] == "train")
+    return (
+        f"{contents['law']} ({contents['protocol']}): {contents['formula']}\n"
+        f"fitted to {points} points of {', '.join(contents['train'])}; Huber loss of the log residuals {objective['value']:.4g}"
+    )
+
+
+def measures(contents: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every training curve, every test curve, and the mean over the test curves."""
+    metrics = contents["metrics"]
+    rows = [[name, "train", *_six(row)] for name, row in metrics["train"].items()]
+    rows += [[name, "test", *_six(row)] for name, row in metrics["curves"].items()]
+    if metrics["mean"]:
+        rows.append(["mean of the test curves", "", *_six(metrics["mean"])])
+    return ["curve", "", *KEYS], rows
+
+
+def parameters(contents: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: value and 90% interval; the interval is empty where the fit gave none."""
+    rows = []
+    for name, value in contents["parameters"].items():
+        ends = interval(contents, name)
+        rows.append([name, f"{value:.6g}", f"{ends[0]:.4g} to {ends[1]:.4g}" if ends else ""])
+    return ["parameter", "value", "90% interval"], rows
+
+
+def gaps(contents: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each pair's predicted and actual difference of final losses."""
+    trained = set(contents["train"])
+    rows = []
+    for name, gap in contents["metrics"]["pairs"].items():
+        kind = "train" if any(f"{a}-{b}" == name for a in trained for b in trained) else "test"
+        rows.append([name, kind, *(f"{gap[key]:+.4f}" for key in ("predicted_gap", "actual_gap", "gap_error"))])
+    return ["pair a-b", "", "predicted gap", "actual gap", "gap error"], rows
+
+
+def interval(contents: dict, name: str) -> list[float] | None:
+    """The 90% interval of a parameter: the one in `uncertainty`, else that of a normal distribution with the fit's covariance."""
+    if given := contents["uncertainty"].get("intervals", {}).get(name):
+        return given
+    if contents["covariance"] is None:
+        return None
+    number = list(contents["parameters"]).index(name)
+    middle, spread = contents["theta"][number], DEVIATIONS * math.sqrt(max(contents["covariance"][number][number], 0))
+    ends = [middle - spread, middle + spread]
+    return [math.exp(max(min(end, 700), -700)) for end in ends] if contents["logged"][name] else ends
+
+
+def _six(row: dict) -> list[str]:
+    return ["" if row[key] is None else f"{row[key]:+.5f}" if key in SIGNED else f"{row[key]:.5f}" for key in KEYS]
+
+
+def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    left = [not any(row[i][:1].isdigit() or row[i][:1] in "+-" for row in rows) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width) for cell, width, to_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in [header, *rows]
+    ]
