@@ -15,6 +15,7 @@ import difflib
 import json
 import types
 import typing
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -222,6 +223,7 @@ class Experiment:
 
     name: str = "experiment"
     output: str = ""  # run folder; empty: runs/<name>
+    branch: str = ""  # a checkpoint of another run to go on from, such as runs/x/checkpoints/400: only the rates after it may differ
     seed: int = 0  # of the initialisation
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
@@ -251,6 +253,27 @@ def from_json(text: str) -> Experiment:
     except json.JSONDecodeError as error:
         raise ConfigError(f"saved config: not JSON ({error})") from None
     return _build(Experiment, tree, "config")
+
+
+def read(path: str | Path) -> Experiment:
+    """The experiment of a saved config.json. Files that it names and that lie beside it, as in a run folder, are taken from there.
+
+    Raises `ConfigError` for a file that is missing or holds no experiment.
+    """
+    try:
+        experiment = from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the config.json of a run folder") from None
+    for field, name in kept_files(experiment.schedule).items():
+        if (beside := Path(path).parent / name).is_file():
+            setattr(experiment.schedule, field, str(beside))
+    return experiment
+
+
+def kept_files(schedule: Schedule) -> dict[str, str]:
+    """Field of the schedule that names a file -> the name under which the run folder keeps a copy of it."""
+    names = {"path": f"schedule{Path(schedule.path).suffix.lower()}", "law": "law.json"}
+    return {field: name for field, name in names.items() if getattr(schedule, field)}
 
 
 def _build(kind, value, path: str):

@@ -11,6 +11,7 @@ from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.plan import domains
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.training import branch
 
 LOW, HIGH = 0.1, 0.34  # of the peak: below LOW a rate counts as near zero, above HIGH a decay is less than moderate
 MANY_PASSES = 4.05  # 2305.16264: four passes are worth 3.7 fresh ones, later ones much less
@@ -20,7 +21,7 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
     """What makes the run impossible and needs the plan's sizes to see, one line each."""
     if plan.steps == 0:
         return ["config.data: all phases together give less than one batch; add data or lower config.data.batch_size"]
-    found = schedules.problems(experiment.schedule, plan.steps)
+    found = schedules.problems(experiment.schedule, plan.steps) or branch.problems(experiment, plan)
     averaging, checkpoint = experiment.averaging, experiment.checkpoint
     if averaging.kind == "none":
         return found

@@ -15,6 +15,7 @@ from kaiyuan_jax.plan import domains
 from kaiyuan_jax.plan.checks import warnings
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.training import branch
 
 WIDTH, HEIGHT = 64, 8  # of the learning-rate plot, in characters
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -166,6 +167,8 @@ def _checkpoints(experiment, plan):
     per_step = plan.batch_size * plan.sequence_length
     spacing = f"{checkpoint.every:,} steps ({human(checkpoint.every * per_step)} tokens)"
     lines = [f"every {spacing} and after the last step; the newest {checkpoint.keep} are kept"]
+    if parent := branch.parent_of(experiment):
+        lines.insert(0, f"the first {parent.step:,} steps are taken from {parent.folder}")
     if steps := window(experiment, plan.steps):
         rates = window_rates(experiment, plan, steps)
         covered = steps[-1] - steps[0]

@@ -32,6 +32,7 @@ from kaiyuan_jax.training.state import TrainState  # noqa: E402
 
 _COMPLETE = "commit_success.txt"
 _DELETING = ".deleting"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 
 
 class CheckpointError(UserError):
@@ -205,5 +206,5 @@ def _remove_leftovers(folder: Path, prefix: str = "") -> None:
         if not path.name.startswith(prefix):
             continue
         unfinished = path.name.isdigit() and not (path / _COMPLETE).exists()
-        if unfinished or path.name.endswith(_DELETING) or ".orbax-checkpoint-tmp" in path.name:
+        if unfinished or path.name.endswith(_DELETING) or UNFINISHED in path.name:
             shutil.rmtree(path)

@@ -5,6 +5,7 @@ evaluation is due the loop first reads everything up to that step, writes its li
 implies all the lines before it.
 
     run folder: config.json  plan.txt  tokenizer.json  metrics.jsonl  tensorboard/  checkpoints/<step>/
+                schedule.json or .csv and law.json, copies, where the config names such files
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from kaiyuan_jax.config import ConfigError, Experiment
@@ -27,7 +29,7 @@ from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.sharding import mesh as meshes
 from kaiyuan_jax.sharding import rules
-from kaiyuan_jax.training import checkpoint, failure, metrics, resume, state, step
+from kaiyuan_jax.training import branch, checkpoint, failure, metrics, resume, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,9 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     _check(experiment, stores, mesh)
     schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
+    fresh = not checkpoint.steps(Path(experiment.folder) / "checkpoints")
+    if fresh and (found := branch.problems(experiment, plan)):
+        raise ConfigError("\n".join(found))
     loader.verify(experiment.data, stores)  # the slow check last
     evaluate = _evaluator(experiment, stores[0].fingerprint)
     abstract = state.abstract(experiment, optimizer, mesh)
@@ -67,6 +72,11 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
             resume.write_text(folder / "plan.txt", page)
             resume.write_text(folder / "tokenizer.json", Path(stores[0].folder, "tokenizer.json").read_text(encoding="utf-8"))
         checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(folder / "checkpoints", keep)))
+        if fresh and (parent := branch.parent_of(experiment)):
+            if main:
+                branch.begin(folder, parent, keep, data_order)
+            multihost_utils.sync_global_devices("branch")  # the others look for the checkpoint next
+            _say(f"{folder}: the first {parent.step} steps are those of {parent.folder}")
         begin, progress = (checkpoints.steps() or [0])[-1], {}
         if begin:
             progress = checkpoint.progress(checkpoints.folder / str(begin))

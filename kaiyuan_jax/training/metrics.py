@@ -18,6 +18,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -141,6 +142,14 @@ def truncate(path: Path, step: int) -> None:
                 break
             kept += len(line)
         file.truncate(kept)
+
+
+def copy(source: Path, target: Path, step: int) -> None:
+    """The lines of another run up to a step, as the beginning of a new file."""
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.copyfile(source, temporary)
+    truncate(temporary, step)
+    os.replace(temporary, target)
 
 
 def read(path: str | Path) -> list[dict]:

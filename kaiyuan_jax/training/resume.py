@@ -3,7 +3,7 @@
 A run folder belongs to one experiment. Where it runs (mesh, recomputation, micro-batches), what it writes (logging, evaluation,
 checkpoints) and where its stores lie may differ between sessions; what decides the numbers (model, data order, schedule, optimizer,
 precision, seeds) may not. The data order is compared once more as integers, with the checksums of the stores, because the same config
-gives another order over another store.
+gives another order over another store; a schedule in a file is compared by its rates, because a file may be written over.
 """
 
 import contextlib
@@ -12,34 +12,40 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError, Experiment
+from kaiyuan_jax.schedules import file
 
 # Fields, as regular expressions on their dotted path, that another session may set otherwise.
 FREE = (
-    r"name|output",
+    r"name|output|branch",  # a run is the same whether it computed its first steps or took them from another
     r"(logging|evaluation|checkpoint|mesh)\..*",
     r"averaging\.(?!online_decay).*",  # the offline average reads the checkpoints and changes nothing
     r"data\.(prefetch|verify_tokens)",
     r"data\.sources\[\d+\]\.(path|heldout|planned_tokens)",  # stores are compared by checksum
     r"model\.remat(_names.*)?",
     r"optimizer\.accumulation",
+    r"schedule\.(path|law)",  # the schedule is compared by its rates; the law forecasts and changes nothing
 )
 _MOST = 12  # differences shown
 
 
 @contextlib.contextmanager
 def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
-    """The run folder, made if need be, held for this process, with the experiment in its config.json.
+    """The run folder, made if need be, held for this process, with the experiment in its config.json and copies of the files it names.
 
     Where several processes train together one of them `writes`. Raises ConfigError when another session has the folder, and, one line a
     field, when it holds a run that differs in what decides its numbers.
     """
     folder = Path(experiment.folder)
     _check_config(folder, experiment)
+    _check_files(folder, experiment)
     folder.mkdir(parents=True, exist_ok=True)
     if not writes:
         yield folder
@@ -50,21 +56,43 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
         except BlockingIOError:
             headline = f"{folder}: another process is training in this folder"
             raise ConfigError(f"{headline}; wait for it, or give another --config.output") from None
+        for field, name in config.kept_files(experiment.schedule).items():
+            source, copy = Path(getattr(experiment.schedule, field)), folder / name
+            if not (copy.exists() and copy.samefile(source)):
+                shutil.copyfile(source, temporary := copy.with_name(name + ".tmp"))
+                os.replace(temporary, copy)
         write_text(folder / "config.json", config.to_json(experiment))
         yield folder
 
 
 def _check_config(folder: Path, experiment: Experiment) -> None:
     saved = folder / "config.json"
-    if saved.exists():
-        before = dataclasses.asdict(config.from_json(saved.read_text(encoding="utf-8")))
-        after = dataclasses.asdict(experiment)
-        changed = [line for path, line in differences(before, after) if not re.fullmatch("|".join(FREE), path)]
-        if changed:
-            lines = [f"config.{line}" for line in changed[:_MOST]] + [f"... and {len(changed) - _MOST} more"] * (len(changed) > _MOST)
-            raise ConfigError(
-                "\n".join([f"{folder} holds another experiment; give this one its own --config.output, or remove that folder", *lines])
-            )
+    if saved.exists() and (lines := changes(config.read(saved), experiment, FREE)):
+        headline = f"{folder} holds another experiment; give this one its own --config.output, or remove that folder"
+        raise ConfigError("\n".join([headline, *lines]))
+
+
+def _check_files(folder: Path, experiment: Experiment) -> None:
+    schedule = experiment.schedule
+    if schedule.law and not Path(schedule.law).is_file():
+        raise ConfigError(f"config.schedule.law: no file {schedule.law!r}; give a law.json (launch/fit_law.py), or leave it empty")
+    if schedule.kind != "file" or not (folder / "config.json").exists():
+        return
+    was, now = (file.read(path).all_rates() for path in (config.read(folder / "config.json").schedule.path, schedule.path))
+    if was.size != now.size or (was != now).any():
+        step = int(np.argmax(was != now)) if was.size == now.size else min(was.size, now.size)
+        before, after = (f"{rates[step]:.6g}" if step < rates.size else "(no such step)" for rates in (was, now))
+        raise ConfigError(
+            f"config.schedule.path: {schedule.path} is not the schedule that the run in {folder} began with: at step {step:,} the rate was "
+            f"{before}, now {after}; give back that file (the run kept a copy), or give a new --config.output"
+        )
+
+
+def changes(before: Experiment, after: Experiment, free: tuple[str, ...]) -> list[str]:
+    """What differs between two experiments outside the fields that are `free`, one line each, at most a dozen."""
+    trees = dataclasses.asdict(before), dataclasses.asdict(after)
+    changed = [f"config.{line}" for path, line in differences(*trees) if not re.fullmatch("|".join(free), path)]
+    return changed[:_MOST] + [f"... and {len(changed) - _MOST} more"] * (len(changed) > _MOST)
 
 
 def order_of(plan, stores) -> dict:
@@ -73,11 +101,11 @@ def order_of(plan, stores) -> dict:
     return json.loads(json.dumps({"plan": dataclasses.asdict(plan), "stores": dict(zip(plan.sources, held, strict=True))}))
 
 
-def check_order(folder: Path, before: dict, after: dict) -> None:
+def check_order(folder: Path, before: dict, after: dict, remedy: str = "restore it, or give a new --config.output") -> None:
     """Raises ConfigError naming what changed when a checkpoint was trained on another order of data."""
     changed = [line for _, line in differences(before, after)]
     if changed:
-        headline = f"{folder}: this is not the data that the run began with; restore it, or give a new --config.output"
+        headline = f"{folder}: this is not the data that the run began with; {remedy}"
         raise ConfigError("\n".join([headline, *changed[:_MOST]]))
 
 

@@ -1,0 +1,212 @@
+"""A run that takes its first steps from another is, bit for bit, the run that computes them itself."""
+
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from kaiyuan_jax import config, plan
+from kaiyuan_jax.config import ConfigError
+from kaiyuan_jax.data import recipe
+from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.schedules import file
+from kaiyuan_jax.training import branch, checkpoint, loop, metrics
+
+FIELDS = dict(averaging__online_decay=0.9, evaluation__every=30, checkpoint__keep=10)
+
+
+def train(experiment):
+    return loop.train(experiment, jax.devices()[:1])
+
+
+def assert_near(one, other):
+    """A formula and a file of its rates differ by rounding to float32."""
+    for line, same in zip(one, other, strict=True):
+        assert line["step"] == same["step"] and line.get("loss", 0) == pytest.approx(same.get("loss", 0), rel=1e-3)
+
+
+def assert_same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def branched(tiny_in, folder, parent, step=40, **fields):
+    return tiny_in(folder, branch=f"{parent.folder}/checkpoints/{step}", **FIELDS, **fields)
+
+
+@pytest.fixture(scope="module")
+def parent(tiny_in, tmp_path_factory):
+    experiment = tiny_in(tmp_path_factory.mktemp("branch") / "parent", **FIELDS)
+    train(experiment)
+    return experiment
+
+
+def test_with_the_same_schedule_the_branch_is_the_parent(tiny_in, tmp_path, parent, lines, parameters, capsys):
+    child = branched(tiny_in, tmp_path / "child", parent)
+    assert train(child).finished
+    assert f"the first 40 steps are those of {parent.folder}" in capsys.readouterr().out
+    assert lines(child) == lines(parent)
+    assert_same(parameters(child, 100), parameters(parent, 100))
+    assert checkpoint.steps(f"{child.folder}/checkpoints") == [20, 40, 60, 80, 100]
+    grandchild = branched(tiny_in, tmp_path / "grandchild", child, step=80)
+    train(grandchild)
+    assert lines(grandchild) == lines(parent)
+
+
+def test_with_another_end_the_branch_is_the_run_that_was_never_shared(tiny_in, tmp_path, parent, lines, parameters):
+    other = dict(schedule__decay=0.4, schedule__end=1e-4)  # leaves the peak after step 59
+    whole = tiny_in(tmp_path / "whole", **FIELDS, **other)
+    child = branched(tiny_in, tmp_path / "child", parent, **other)
+    train(whole), train(child)
+    assert lines(child) == lines(whole) and lines(child) != lines(parent)
+    assert_same(parameters(child, 100), parameters(whole, 100))
+
+
+def test_a_branch_that_was_killed_goes_on_without_its_parent(tiny_in, tmp_path, parent, lines, parameters):
+    copy = tiny_in(tmp_path / "copy", **FIELDS)
+    shutil.copytree(parent.folder, copy.folder)
+    child = branched(tiny_in, tmp_path / "child", copy)
+    train(child)
+    shutil.rmtree(copy.folder)
+    for step in (60, 80, 100):
+        shutil.rmtree(f"{child.folder}/checkpoints/{step}")
+    assert train(child).finished
+    assert lines(child) == lines(parent)
+    assert_same(parameters(child, 100), parameters(parent, 100))
+
+
+def test_a_branch_that_was_killed_while_it_began_goes_on_from_what_is_there(tiny_in, tmp_path, parent, lines):
+    child = branched(tiny_in, tmp_path / "child", parent, step=80)
+    os.makedirs(f"{child.folder}/checkpoints")
+    metrics.copy(branch.Path(parent.folder, "metrics.jsonl"), branch.Path(child.folder, "metrics.jsonl"), 80)
+    shutil.copytree(f"{parent.folder}/checkpoints/20", f"{child.folder}/checkpoints/20")
+    shutil.copytree(f"{parent.folder}/checkpoints/40", f"{child.folder}/checkpoints/40{checkpoint.UNFINISHED}-branch")
+    assert train(child).finished
+    assert lines(child) == lines(parent)
+
+
+def test_checkpoints_taken_over_are_links_and_no_more_than_are_kept(tiny_in, tmp_path, parent):
+    child = branched(tiny_in, tmp_path / "child", parent, step=60)
+    child.checkpoint = config.Checkpoint(every=1000, keep=2)
+    train(child)
+    assert checkpoint.steps(f"{child.folder}/checkpoints") == [60, 100]
+    one, other = (f"{run.folder}/checkpoints/60/commit_success.txt" for run in (parent, child))
+    assert os.path.samefile(one, other)
+
+
+def test_a_schedule_that_the_weights_have_not_felt_is_refused_with_the_first_step_that_differs(tiny_in, tmp_path, parent):
+    child = branched(tiny_in, tmp_path / "child", parent, schedule__decay=0.8)  # leaves the peak after step 19
+    with pytest.raises(ConfigError, match=r"have felt another schedule: at step 20 the rate was 0.003, this run plans .*--from_step=40"):
+        train(child)
+    assert not (tmp_path / "child").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(model__layers=3), "config.model.layers: was 2, now 3"),
+        (dict(optimizer__beta2=0.99), "config.optimizer.beta2: was 0.95, now 0.99"),
+        (dict(seed=1), "config.seed: was 0, now 1"),
+        (dict(data__seed=1), "config.data.seed: was 0, now 1"),
+        (dict(averaging__online_decay=0.0), "config.averaging.online_decay: was 0.9, now 0.0"),
+    ],
+)
+def test_whatever_decides_the_weights_must_be_equal(tiny_in, tmp_path, parent, fields, message):
+    child = tiny_in(tmp_path / "child", **(FIELDS | dict(branch=f"{parent.folder}/checkpoints/40") | fields))
+    with pytest.raises(ConfigError, match="is another experiment") as error:
+        train(child)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["runs/x", "checkpoints/last", "40"])
+def test_what_is_no_checkpoint_is_refused(tiny, name):
+    with pytest.raises(ConfigError, match="config.branch: found .*, must be a checkpoint such as runs/x/checkpoints/400"):
+        train(tiny(branch=name))
+
+
+def test_a_missing_checkpoint_is_refused_with_those_there_are(tiny_in, tmp_path, parent):
+    with pytest.raises(ConfigError, match="has 20, 40, 60, 80, 100. Leave it empty"):
+        train(branched(tiny_in, tmp_path / "child", parent, step=50))
+
+
+def test_an_end_is_no_place_to_branch_off(tiny_in, tmp_path, parent):
+    with pytest.raises(ConfigError, match="found step 100, must be below the 100 steps"):
+        train(branched(tiny_in, tmp_path / "child", parent, step=100))
+
+
+def test_other_text_under_the_same_names_is_refused(tiny_in, tmp_path, parent, stores):
+    child = branched(tiny_in, tmp_path / "child", parent)
+    shutil.copytree(stores, tmp_path / "stores")
+    for source in child.data.sources:
+        source.path = source.path.replace(str(stores), str(tmp_path / "stores"))
+    shutil.rmtree(tmp_path / "stores/prose/train")
+    shutil.copytree(stores / "code/train", tmp_path / "stores/prose/train")
+    with pytest.raises(ConfigError, match="not the data that the run began with; branch off a run over the same stores"):
+        train(child)
+
+
+def test_the_plan_refuses_what_training_would(tiny_in, tmp_path, parent):
+    child = branched(tiny_in, tmp_path / "child", parent, schedule__decay=0.8)
+    with pytest.raises(ConfigError, match="have felt another schedule"):
+        plan.describe(child)
+    child.schedule.decay = 0.2
+    assert f"the first 40 steps are taken from {parent.folder}" in plan.describe(child)
+
+
+# --- schedules in files ---
+
+
+def file_of(experiment, path, **changed):
+    """The schedule of an experiment as a file."""
+    made = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
+    rate = schedules.build(experiment.schedule, made.steps, batch_size=made.batch_size, sequence_length=made.sequence_length)
+    rates = {step: float(rate(step)) for step in range(made.steps)} | changed.pop("rates", {})
+    file.write(path, rates.keys(), rates.values(), **changed)
+    return config.Schedule(kind="file", path=str(path))
+
+
+def test_a_file_that_continues_the_parent_can_branch_off_it(tiny_in, tmp_path, parent, lines):
+    schedule = file_of(parent, tmp_path / "lower.json", rates={step: 1e-3 for step in range(40, 100)})
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=schedule)
+    whole = tiny_in(tmp_path / "whole", **FIELDS, schedule=schedule)
+    train(child), train(whole)
+    assert_near(lines(child), lines(whole))
+    assert [line["learning_rate"] for line in lines(child) if "learning_rate" in line][-1] == pytest.approx(1e-3)
+
+
+def test_the_run_folder_keeps_the_schedule_and_runs_again_from_it(tiny_in, tmp_path, parent, lines):
+    child = tiny_in(tmp_path / "child", **FIELDS, schedule=file_of(parent, tmp_path / "same.json"))
+    (tmp_path / "some_law.json").write_text('{"law": "multi_power"}')
+    child.schedule.law = str(tmp_path / "some_law.json")
+    train(child)
+    expected = lines(child)
+    assert_near(expected, lines(parent))
+    os.remove(tmp_path / "same.json"), os.remove(tmp_path / "some_law.json")
+    shutil.move(tmp_path / "child", tmp_path / "moved")
+    again = config.read(tmp_path / "moved/config.json")
+    assert again.schedule.path == str(tmp_path / "moved/schedule.json") and again.schedule.law == str(tmp_path / "moved/law.json")
+    again.output = str(tmp_path / "again")
+    train(again)
+    assert lines(again) == expected
+    again.output = str(tmp_path / "moved")
+    assert train(again).finished  # resumes where it is, from its own copy
+
+
+def test_a_file_written_over_is_refused_when_the_run_resumes(tiny_in, tmp_path, parent):
+    schedule = file_of(parent, tmp_path / "s.json")
+    child = tiny_in(tmp_path / "child", **FIELDS, schedule=schedule)
+    train(child)
+    file_of(parent, tmp_path / "s.json", predicted_final_loss=1.0)
+    assert train(child).finished  # the same rates with other facts are the same schedule
+    file_of(parent, tmp_path / "s.json", rates={70: 1e-3})
+    with pytest.raises(ConfigError, match="not the schedule that the run in .* began with: at step 70 the rate was 0.003, now 0.001"):
+        train(child)
+
+
+def test_a_missing_law_is_refused_before_any_work(tiny, tmp_path):
+    experiment = tiny(schedule__law=str(tmp_path / "absent.json"))
+    with pytest.raises(ConfigError, match="config.schedule.law: no file"):
+        train(experiment)
+    assert not os.path.exists(experiment.folder)
