@@ -4,11 +4,13 @@
     h(r) = r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2)
 
 Every iteration replaces h by the parabola that touches it at +-r and lies above it everywhere (curvature min(1, delta / |r|)) and the law
-by its tangent. The step solves (H + lambda diag H) step = -gradient for a few lambdas around the last good one and keeps the best: a
-Jacobian costs as much as several evaluations, and narrow valleys (C, beta and gamma trade off against one another) need few large steps.
-Scaling by diag H makes the parameters' units irrelevant, and no step moves a parameter by more than `LONGEST`: parameters are logarithms,
-exponents and losses, all of order one, and a longer step leaves the region where the tangent says anything (without the bound 84% of
-random starts reached the multi-power law's minimum, with it 96%).
+by its tangent, and solves (H + lambda diag H) step = -gradient. Scaling by diag H makes the parameters' units irrelevant. Two additions
+matter, because C, beta and gamma trade off against one another along a narrow, bent valley:
+
+* geodesic acceleration (Transtrum and Sethna, 1201.5885): half the second derivative of the residuals along the step, from one more
+  evaluation, bends the step with the valley. Random starts of the multi-power law then need 22 Jacobians in the median, not 105;
+* no step moves a parameter by more than `LONGEST`. Parameters are logarithms, exponents and losses, all of order one, and a longer
+  step leaves the region where a tangent says anything: without the bound a sixth of the random starts ran away to infinity.
 """
 
 import dataclasses
@@ -19,6 +21,9 @@ from kaiyuan_jax.schedules.laws.law import Law
 
 DELTA = 1e-3  # as in 2503.12811
 LONGEST = 1.0
+CLOSE = 1e-9  # share of the objective that a converged fit could still gain by its own quadratic model
+PROBE = 0.1  # share of a step at which its second derivative is taken
+BEND = 0.75  # an acceleration longer than this share of twice the step is not to be trusted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +33,7 @@ class Minimum:
     theta: np.ndarray  # float64[P]
     objective: float  # infinite when the law was not positive at the start
     iterations: int
-    converged: bool  # the gradient promised less than a billionth of the objective more
+    converged: bool  # the quadratic model promised less than `CLOSE` of the objective more
     gradient_norm: float  # Euclidean norm of the objective's gradient by theta
 
 
@@ -64,9 +69,12 @@ def minimise(
     mean, precision = prior if prior is not None else (np.zeros(len(theta0)), None)
     theta = np.array(theta0, np.float64)
 
-    def objective(at):
+    def residuals_at(at):
         with np.errstate(all="ignore"):
-            sizes = huber(residuals(losses, law.evaluate(prepared, at)), delta)
+            return residuals(losses, law.evaluate(prepared, at))
+
+    def objective(at):
+        sizes = huber(residuals_at(at), delta)
         total = float(sizes.sum() if weights is None else sizes @ weights)
         if precision is not None:
             total += 0.5 * float((at - mean) @ precision @ (at - mean))
@@ -75,7 +83,7 @@ def minimise(
     best = objective(theta)
     if not np.isfinite(best):
         return Minimum(theta, np.inf, 0, False, np.inf)
-    damping, converged, norm = 1e-2, False, np.inf
+    damping, converged, norm, iteration = 1e-3, False, np.inf, 0
     for iteration in range(1, most + 1):  # noqa: B007
         with np.errstate(all="ignore"):
             prediction, columns = law.jacobian(prepared, theta)
@@ -94,22 +102,25 @@ def minimise(
             break
         scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-300))
         values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
-        values, along = np.maximum(values, 0.0), vectors.T @ (gradient * scale)
-        if 0.5 * np.sum(along**2 / (values + 1e-9)) <= 1e-9 * best:
+        values, vectors = np.maximum(values, 0.0), vectors * scale[:, None]
+        along = vectors.T @ gradient
+        if 0.5 * np.sum(along**2 / (values + 1e-9)) <= CLOSE * best:
             converged = True
             break
-        found = None
-        for _ in range(8):
-            lambdas = damping * np.array([0.03, 0.3, 3.0])
-            steps = -(vectors @ (along[:, None] / (values[:, None] + lambdas))).T * scale
-            steps *= np.minimum(1.0, LONGEST / np.abs(steps).max(axis=1, keepdims=True))
-            trials = [objective(theta + step) for step in steps]
-            choice = int(np.argmin(trials))
-            if trials[choice] < best:
-                found, damping = theta + steps[choice], max(lambdas[choice], 1e-12)
+        for _ in range(12):
+            velocity = -vectors @ (along / (values + damping))
+            velocity *= min(1.0, LONGEST / np.abs(velocity).max())
+            bend = 2 / PROBE * ((residuals_at(theta + PROBE * velocity) - r) / PROBE + slopes @ velocity)
+            step = velocity
+            if np.isfinite(bend).all():
+                acceleration = 0.5 * vectors @ ((vectors.T @ (slopes.T @ (curvature * bend))) / (values + damping))
+                if 2 * np.linalg.norm(acceleration / scale) <= BEND * np.linalg.norm(velocity / scale):
+                    step = velocity + acceleration
+            found = objective(theta + step)
+            if found < best:
                 break
-            damping *= 100
-        if found is None:
+            damping *= 10
+        else:
             break
-        best, theta = trials[choice], found
+        best, theta, damping = found, theta + step, max(damping / 10, 1e-13)
     return Minimum(theta, best, iteration, converged, norm)
