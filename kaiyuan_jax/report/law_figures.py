@@ -55,8 +55,12 @@ def profile(names: Sequence[str], grids: Sequence[np.ndarray], heights: Sequence
             axis.axvspan(*ends, color=PREDICTED, alpha=0.13, linewidth=0)
             axis.axvline(value, color=ACTUAL, linewidth=0.8)
             axis.plot(grid, height, ".-", color=PREDICTED)
+            axis.set_ylim(0.97, min(max(height), 3))
+            if min(grid) > 0 and max(grid) > 20 * min(grid):
+                axis.set_xscale("log")
             axis.set_xlim(min(grid), max(grid))
-            axis.xaxis.set_major_locator(style.matplotlib.ticker.MaxNLocator(4))
+            if axis.get_xscale() == "linear":
+                axis.xaxis.set_major_locator(style.matplotlib.ticker.MaxNLocator(4))
             axis.set_title(name)
         return style.png(drawn)
 

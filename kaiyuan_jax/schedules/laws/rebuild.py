@@ -108,7 +108,7 @@ def _reach(family, steps, rates, first: int, least: int, tolerance) -> tuple[int
 
 
 def _constant(steps, rates, tolerance) -> Formula | None:
-    if np.abs(rates - rates[0]).max() > 0.01 * tolerance:  # a slow decay sampled densely is no constant
+    if np.abs(rates - rates[0]).max() > 1e-3 * tolerance:  # a slow decay sampled densely is no constant
         return None
     return lambda at: np.full(np.shape(at), rates[0])
 
@@ -193,7 +193,9 @@ def _join(whole, steps, rates, left: Stretch, right: Stretch, tolerance) -> str 
     if left.rate and right.rate:
         before, after = left.rate(between), right.rate(between)
         apart = before - after
-        meet = np.flatnonzero((np.abs(apart) <= tolerance) | (np.sign(apart) != np.sign(apart[0])))
+        # Where they touch (a cosine and its end) they are within the tolerance before they meet: the closest meeting counts.
+        meetings = (np.abs(apart) <= 1e-5 * tolerance, np.sign(apart) != np.sign(apart[0]), np.abs(apart) <= tolerance)
+        meet = next((np.flatnonzero(found) for found in meetings if found.any()), np.zeros(0, int))
         if meet.size:
             whole[begin + 1 : end] = np.where(between < between[meet[0]], before, after)[1:-1]
             return ""

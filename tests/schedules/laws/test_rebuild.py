@@ -1,0 +1,118 @@
+"""Schedules come back whole from samples of them: the released ones exactly, and any chain of the known shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaiyuan_jax.config import UserError
+from kaiyuan_jax.schedules import shapes
+from kaiyuan_jax.schedules.laws import rebuild
+from tests.schedules.laws import released
+
+SHAPES = ("constant", "linear", "cosine", "exponential", "inverse")
+
+
+def chain(parts, warmup, peak=1e-3):
+    """A warm-up, then (shape, steps, level) after one another; a constant part whose level is another one begins with a jump."""
+    rates, level = [np.linspace(0, peak, warmup + 1)], peak
+    for shape, steps, end in parts:
+        r = np.arange(1, steps + 1) / steps
+        rates.append(np.full(steps, end * peak) if shape == "constant" else shapes.rate(shape, r, level, end * peak))
+        level = end * peak
+    return np.concatenate(rates)
+
+
+@pytest.mark.parametrize("size", released.SIZES)
+@pytest.mark.parametrize("name", (*released.TRAIN, *released.TEST))
+@pytest.mark.parametrize("warmup", (released.WARMUP, None))
+def test_released_schedules_come_back_to_a_billionth(size, name, warmup):
+    curve, table = released.curve(size, name), np.loadtxt(released.folder(size) / f"{name}.csv", delimiter=",", skiprows=1)
+    rates, notes = rebuild.rebuild(curve.steps, table[:, 1], warmup, assumed=released.WARMUP)
+    np.testing.assert_allclose(rates, curve.rates[: rates.size], rtol=1e-9)
+    assert rates.size == curve.steps[-1] + 1
+    assert rebuild.warmup_of(rates) in (2159, 2160)  # update 2160 of a cosine is at the peak too
+    assert any("jumps" in note for note in notes) == name.startswith("wsdcon")
+    assert any("a linear one of 2160 updates is assumed" in note for note in notes) == (warmup is None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_chain_of_known_shapes_comes_back_from_samples(data):
+    stride, phase = data.draw(st.integers(2, 90)), data.draw(st.integers(0, 89))
+    levels = data.draw(st.permutations([0.8, 0.45, 0.25, 0.1, 0.03]))
+    kinds = data.draw(st.lists(st.sampled_from(SHAPES[1:]), min_size=1, max_size=4))
+    warmup, parts, before = data.draw(st.integers(1, 300)), [], 1.0
+    for kind, level in zip(kinds, levels, strict=False):
+        hold = data.draw(st.integers(0, 20)) * stride + data.draw(st.integers(0, stride))
+        parts += [("constant", hold + 8 * stride, before)] if hold > 4 * stride else []
+        parts.append((kind, data.draw(st.integers(9, 60)) * stride + data.draw(st.integers(0, stride)), level))
+        before = level
+    whole = chain(parts, warmup)
+    steps = np.arange(warmup + phase % stride, whole.size, stride)
+    rates, notes = rebuild.rebuild(steps, whole[steps], warmup + 1)
+    np.testing.assert_allclose(rates, whole[: rates.size], rtol=0, atol=2e-9 * whole.max())
+    assert notes == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 300), st.integers(50, 4000), st.sampled_from([0.5, 0.1]))
+def test_a_jump_is_unsure_by_no_more_than_the_note_says(stride, hold, level):
+    whole = chain([("constant", hold + 3 * stride, 1.0), ("constant", 4 * stride, level)], 20)
+    steps = np.arange(21, whole.size, stride)
+    rates, notes = rebuild.rebuild(steps, whole[steps], 21)
+    apart = abs(rates.sum() - whole[: rates.size].sum())
+    assert len(notes) == (stride > 1) and "jumps" in notes[0]
+    bound = float(notes[0].rsplit(" ", 1)[1].removesuffix("%")) / 100
+    sample = int(steps[np.argmax(whole[steps] < whole.max())])  # the first of the new level
+    assert apart <= (bound + 1e-4) * rates[:sample].sum()
+
+
+def test_a_jump_is_where_the_samples_begin_anew_or_at_the_roundest_step():
+    steps = np.array([*range(2176, 7937, 128), *range(8000, 9000, 128)])
+    assert rebuild._jump(steps, int(np.searchsorted(steps, 7936)))[0] == 8000
+    regular = np.arange(0, 9000, 70)
+    assert rebuild._jump(regular, int(np.searchsorted(regular, 7980)))[0] == 8000  # 7980 to 8050
+    assert rebuild._jump(np.arange(0, 90, 9), 4)[0] == 41  # nothing round in 36 to 45
+
+
+def test_rates_logged_in_single_precision_give_the_schedule_to_their_precision():
+    whole = chain([("constant", 3000, 1.0), ("cosine", 5000, 0.1)], 200)
+    steps = np.arange(210, whole.size, 37)
+    rates, notes = rebuild.rebuild(steps, whole[steps].astype(np.float32).astype(np.float64), 201)
+    np.testing.assert_allclose(rates, whole[: rates.size], rtol=0, atol=3e-7 * whole.max())
+    assert notes == []
+
+
+def test_shapes_without_a_formula_are_interpolated_and_the_note_says_so():
+    r = np.linspace(0, 1, 4001)
+    whole = np.concatenate([np.linspace(0, 1e-3, 101), np.full(2000, 1e-3), 1e-3 * (1 - np.sqrt(r)) ** 1.3])
+    steps = np.arange(120, whole.size, 40)
+    rates, notes = rebuild.rebuild(steps, whole[steps], 101)
+    assert len(notes) == 1 and "interpolated linearly" in notes[0]
+    np.testing.assert_array_equal(rates[steps], whole[steps])
+    assert np.abs(rates - whole[: rates.size]).max() < 0.1 * whole.max()
+
+
+def test_a_sampled_warmup_is_continued_to_the_first_update():
+    whole = chain([("constant", 2000, 1.0), ("linear", 1000, 0.1)], 500)
+    steps = np.arange(30, whole.size, 30)
+    rates, notes = rebuild.rebuild(steps, whole[steps], assumed=999)
+    np.testing.assert_allclose(rates, whole[: rates.size], atol=1e-12)
+    assert notes == [] and rebuild.warmup_of(rates) == 500
+
+
+def test_samples_of_every_update_are_the_schedule():
+    whole = np.random.default_rng(0).uniform(0, 1, 300)
+    rates, _ = rebuild.rebuild(np.arange(300), whole)
+    np.testing.assert_array_equal(rates, whole)
+
+
+def test_a_warmup_that_the_samples_contradict_is_refused():
+    with pytest.raises(UserError, match=r"--warmup=900: at step 500 .* at most 501"):
+        rebuild.rebuild(np.arange(500, 3000, 100), np.full(25, 1e-3), 900)
+
+
+def test_without_a_warmup_the_peak_holds_from_the_first_update():
+    rates, notes = rebuild.rebuild(np.arange(1, 100), np.full(99, 1e-3))
+    assert (rates == 1e-3).all() and notes == [] and rebuild.warmup_of(rates) == 0
