@@ -62,7 +62,7 @@ def main(argv):
     longest = curves.reach(train)
     far = [curves.extrapolation(curve.name, curve.rates[: curve.steps[-1] + 1], longest) for curve in test]
     warnings = [*curves.doubts(train, law.parameters), *(sentence for sentence in far if sentence), *notes]
-    measured = metrics.measure(law, fitted.theta, train, test, pairs)
+    measured = metrics.measure(fitted.law, fitted.theta, train, test, pairs)
     contents = artefact.tree(fitted, train, test, measured, warnings)
     print(law_text.describe(contents))
     for warning in warnings:
@@ -81,15 +81,9 @@ def fitting(law, train):
     """The fit with its uncertainty, and what a forecast compares a schedule with."""
     import dataclasses
 
-    from kaiyuan_jax.schedules.laws import fit, forecast
+    from kaiyuan_jax.schedules.laws import fit, forecast, uncertainty
 
-    fitted = fit.fit(law, train, PROTOCOL.value, seed=SEED.value)
-    try:
-        from kaiyuan_jax.schedules.laws import uncertainty
-
-        fitted = uncertainty.attach(fitted, train)
-    except ImportError:
-        pass
+    fitted = uncertainty.attach(fit.fit(law, train, PROTOCOL.value, seed=SEED.value), train)
     return dataclasses.replace(fitted, details=fitted.details | {"reach": forecast.reach(train)})
 
 
