@@ -35,17 +35,17 @@ def prepare(curves: Sequence[Curve]) -> Falls:
 
 def evaluate(falls: Falls, theta: np.ndarray) -> np.ndarray:
     """Loss float64[E]."""
-    L0, lnc1, s, lnc2, lnc3, lnc4, g = theta
-    size = np.exp(lnc3) + np.exp(-s * falls.log_begin)
+    L0, lnc1, s, lnc2, lnc3, lnc4, lng = theta
+    g, size = np.exp(lng), np.exp(lnc3) + np.exp(-s * falls.log_begin)
     gain = falls.nodes.sum(size * np.expm1(-g * np.log1p(np.exp(lnc4) * falls.elapsed)))
     return L0 + np.exp(lnc1 - s * falls.log_total) + np.exp(lnc2) * gain
 
 
 def jacobian(falls: Falls, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Loss float64[E] and its derivatives float64[E, 7]."""
-    L0, lnc1, s, lnc2, lnc3, lnc4, g = theta
+    L0, lnc1, s, lnc2, lnc3, lnc4, lng = theta
     signal = np.exp(-s * falls.log_begin)
-    size = np.exp(lnc3) + signal
+    g, size = np.exp(lng), np.exp(lnc3) + signal
     c = np.exp(lnc4) * falls.elapsed
     log1p_c = np.log1p(c)
     lost = np.expm1(-g * log1p_c)  # minus what has been gained
@@ -53,7 +53,7 @@ def jacobian(falls: Falls, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     terms = np.stack([size * lost, lost, signal * falls.log_begin * lost, left * c / (1 + c), left * log1p_c])
     by_L, by_c3, by_s, by_c4, by_g = np.exp(lnc2) * falls.nodes.sum(terms)
     power = np.exp(lnc1 - s * falls.log_total)
-    columns = [np.ones_like(power), power, -power * falls.log_total - by_s, by_L, np.exp(lnc3) * by_c3, -g * by_c4, -by_g]
+    columns = [np.ones_like(power), power, -power * falls.log_total - by_s, by_L, np.exp(lnc3) * by_c3, -g * by_c4, -g * by_g]
     return L0 + power + by_L, np.stack(columns, axis=1)
 
 
@@ -65,13 +65,13 @@ def starts(curves: Sequence[Curve], generator: np.random.Generator, count: int) 
     lnc3 = -power[:, 2] * np.log(total) + generator.uniform(np.log(0.1), np.log(3.0), count)
     lnc4 = -np.log(total) - generator.uniform(np.log(0.001), np.log(0.3), count)
     lnc2 = gain_starts(curves, generator, count) - np.logaddexp(lnc3, -power[:, 2] * np.log(total))
-    return np.column_stack([power, lnc2, lnc3, lnc4, generator.uniform(0.1, 2.0, count)])
+    return np.column_stack([power, lnc2, lnc3, lnc4, generator.uniform(np.log(0.1), np.log(2.0), count)])
 
 
 LAW = Law(
     name="functional_scaling",
     parameters=("L0", "c1", "s", "c2", "c3", "c4", "g"),
-    logged=(False, True, False, True, True, True, False),
+    logged=(False, True, False, True, True, True, True),
     formula="L0 + c1 T^-s - c2 sum_i (eta_{i-1} - eta_i)^+ (c3 + T_i^-s) (1 - (1 + c4 (T - T_i))^-g)",
     source="2509.19189, appendix B.2, the practical form",
     prepare=prepare,

@@ -107,7 +107,7 @@ def minimise(
         if 0.5 * np.sum(along**2 / (values + 1e-9)) <= CLOSE * best:
             converged = True
             break
-        for _ in range(12):
+        for _ in range(20):
             velocity = -vectors @ (along / (values + damping))
             velocity *= min(1.0, LONGEST / np.abs(velocity).max())
             bend = 2 / PROBE * ((residuals_at(theta + PROBE * velocity) - r) / PROBE + slopes @ velocity)
@@ -122,5 +122,5 @@ def minimise(
             damping *= 10
         else:
             break
-        best, theta, damping = found, theta + step, max(damping / 10, 1e-13)
+        best, theta, damping = found, theta + step, max(damping / 10, 1e-9)
     return Minimum(theta, best, iteration, converged, norm)
