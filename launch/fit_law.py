@@ -61,7 +61,7 @@ def main(argv):
     fitted = fitting(law, train)
     longest = curves.reach(train)
     far = [curves.extrapolation(curve.name, curve.rates[: curve.steps[-1] + 1], longest) for curve in test]
-    warnings = [*curves.doubts(train, law.parameters), *(sentence for sentence in far if sentence), *notes]
+    warnings = [*curves.doubts(train, fitted.law.parameters), *(sentence for sentence in far if sentence), *notes]
     measured = metrics.measure(fitted.law, fitted.theta, train, test, pairs)
     contents = artefact.tree(fitted, train, test, measured, warnings)
     print(law_text.describe(contents))
