@@ -114,7 +114,9 @@ def test_points_inside_the_warmup_are_left_out(tmp_path):
     curve, notes = curves.assemble(samples)
     assert curve.warmup == 100 and curve.steps[0] == 100 and notes == ["4 points inside the warm-up of 100 updates are left out"]
     with pytest.raises(UserError, match="all 3 points lie inside the warm-up"):
-        curves.assemble(dataclasses.replace(samples, steps=samples.steps[:3], rates=samples.rates[:3], losses=samples.losses[:3]), rates=RATES)
+        curves.assemble(
+            dataclasses.replace(samples, steps=samples.steps[:3], rates=samples.rates[:3], losses=samples.losses[:3]), rates=RATES
+        )
 
 
 def test_fewer_points_than_parameters_are_refused():

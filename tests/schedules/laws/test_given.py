@@ -62,7 +62,12 @@ def test_what_is_no_schedule_is_refused_in_one_line(item, message):
 
 
 def test_rates_that_no_run_could_have_are_refused(tmp_path):
-    for name, array in (("shape", np.ones((2, 2))), ("nan", np.array([1.0, np.nan])), ("low", np.array([1.0, -1.0])), ("none", np.zeros(3))):
+    for name, array in (
+        ("shape", np.ones((2, 2))),
+        ("nan", np.array([1.0, np.nan])),
+        ("low", np.array([1.0, -1.0])),
+        ("none", np.zeros(3)),
+    ):
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(UserError, match=name):
             given.rates(f"{tmp_path}/{name}.npy")
