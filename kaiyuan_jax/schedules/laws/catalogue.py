@@ -14,5 +14,6 @@ LAWS = {
         multi_exponential.LAW,
         momentum.LAW,
         functional_scaling.LAW,
+        fading.LAW,
     )
 }

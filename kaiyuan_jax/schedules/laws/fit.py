@@ -45,4 +45,4 @@ def fit(law: Law, curves: Sequence[Curve], protocol: str = "robust", seed: int =
         raise UserError(f"protocol: found {protocol!r}, must be one of {', '.join(PROTOCOLS)}")
     # By name, because each of these modules returns a Fit and so imports this one.
     module = importlib.import_module(f"{__package__}.{protocol}")
-    return module.fit(law, curves, seed=seed) if protocol == "converged" else module.fit(law, curves)
+    return module.fit(law, curves) if protocol == "reference" else module.fit(law, curves, seed=seed)
