@@ -4,10 +4,10 @@
 
 over the falls after the warm-up. With fading = 0 it is the law of 2503.12811 as written. Why: on the released curves the law, even when it
 is fitted to all nine schedules, says that the gain of WSD over cosine at the end is 0.044 to 0.047 where it is 0.026. What lowering the
-rate from 3e-4 to 3e-5 gains does not grow as the law has it from the run of 24,000 steps to that of 72,000; with one exponent, which comes
-out alike for both sizes (0.13 and 0.12), the gap is 0.033 to 0.035 and the summed Huber loss of the nine curves a fifth lower. The functional scaling law
-(2509.19189) has such a factor in the same place, c3 + S_k^-s at the time of the fall; that form does as well here, ours is linear in
-what the plain law computes (docs/results/laws.md).
+rate from 3e-4 to 3e-5 gains does not grow as the law has it from the run of 24,000 steps to that of 72,000; with one exponent, which
+comes out alike for both sizes (0.13 and 0.12), the gap is 0.033 to 0.035 and the summed Huber loss of the nine curves a fifth lower. The
+functional scaling law (2509.19189) has such a factor at the time of the fall, c3 + S_k^-s; a power of S_k does as well here, and a
+power of S is no more than a factor on what the plain law computes (docs/results/robust.md).
 
 B and C are quoted at a summed rate of 2.4 and a rate of 3e-4, the middle of the released runs, where they are least entangled with the
 exponents; another reference only rescales them.
