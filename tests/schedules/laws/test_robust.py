@@ -53,7 +53,7 @@ def test_curves_that_speak_clearly_overrule_the_prior():
     fit = robust.fit(multi_power.LAW, train)
     stubborn = dataclasses.replace(robust.RELEASED, deviation=robust.DEVIATION / 100)
     assert fit.details["moved"]["beta"] > 0.5
-    assert error(fit, test) < 0.5 * error(robust.fit(multi_power.LAW, train, prior=stubborn), test)
+    assert error(fit, test) < 0.8 * error(robust.fit(multi_power.LAW, train, prior=stubborn), test)
 
 
 def test_curves_that_say_little_leave_the_shape_where_the_prior_has_it():
