@@ -20,7 +20,9 @@ def loss_after(updates):
 
 def make_run(folder, *, steps=STEPS, every=EVERY, done=None, tokens=STEPS * 16 * 128, plan=True, offset=0.0):
     """A run that logged `done` of `steps` updates; `offset` is added to the rates it logged."""
-    data = config.Data(sources=[config.Source(name="a")], phases=[config.Phase(uses=[config.Use(source="a")], tokens=tokens)], batch_size=16)
+    data = config.Data(
+        sources=[config.Source(name="a")], phases=[config.Phase(uses=[config.Use(source="a")], tokens=tokens)], batch_size=16
+    )
     experiment = config.Experiment(data=data, schedule=config.Schedule(kind="cosine", peak=1e-3, end=1e-5, warmup=20))
     schedule = build.build(experiment.schedule, steps, batch_size=16, sequence_length=128)
     folder.mkdir()
@@ -54,7 +56,9 @@ def test_a_loss_of_untrained_weights_is_left_out(tmp_path):
     assert samples.steps[0] == 0 and samples.steps.size == STEPS - 1
 
 
-@pytest.mark.parametrize("change", [{}, {"plan": False}, {"tokens": 0}, {"tokens": 0, "plan": False}, {"done": 150}, {"done": 150, "tokens": 0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"plan": False}, {"tokens": 0}, {"tokens": 0, "plan": False}, {"done": 150}, {"done": 150, "tokens": 0}]
+)
 def test_the_schedule_is_that_of_the_whole_run_wherever_its_length_is_written(tmp_path, change):
     _, rates = curves.read(make_run(tmp_path / "x", **change))
     expected = build.rates(config.Schedule(kind="cosine", peak=1e-3, end=1e-5, warmup=20), STEPS, batch_size=16, sequence_length=128)

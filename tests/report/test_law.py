@@ -57,7 +57,9 @@ def test_the_text_shows_measures_parameters_and_gaps(fitted):
     text = law_text.describe(contents)
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
     mean = contents["metrics"]["mean"]
-    assert f"{mean['mae']:.5f}" in lines["mean of the test curves"] and f"{mean['final_loss_error']:+.5f}" in lines["mean of the test curves"]
+    assert (
+        f"{mean['mae']:.5f}" in lines["mean of the test curves"] and f"{mean['final_loss_error']:+.5f}" in lines["mean of the test curves"]
+    )
     assert " train " in lines["decaying"] and " test " in lines["half"]
     assert f"{contents['metrics']['pairs']['decaying-half']['gap_error']:+.4f}" in lines["decaying-half"]
     for name in LAW.parameters:
