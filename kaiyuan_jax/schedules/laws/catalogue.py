@@ -14,6 +14,5 @@ LAWS = {
         multi_exponential.LAW,
         momentum.LAW,
         functional_scaling.LAW,
-        fading.LAW,
     )
 }
