@@ -44,7 +44,7 @@ def main(argv):
             raise UserError(f"--{flag}={path}: must end in {suffix} and lie in a folder that exists")
     from kaiyuan_jax.report import curves as folder
     from kaiyuan_jax.report import law_text
-    from kaiyuan_jax.schedules.laws import artefact, catalogue, curves, metrics
+    from kaiyuan_jax.schedules.laws import artefact, catalogue, curves, forecast, metrics
     from kaiyuan_jax.schedules.laws import fit as fits
 
     if LAW.value not in catalogue.LAWS:
@@ -61,7 +61,8 @@ def main(argv):
     fitted = fitting(law, train)
     longest = curves.reach(train)
     far = [curves.extrapolation(curve.name, curve.rates[: curve.steps[-1] + 1], longest) for curve in test]
-    warnings = [*curves.doubts(train, fitted.law.parameters), *(sentence for sentence in far if sentence), *notes]
+    doubts = [*curves.doubts(train, fitted.law.parameters), *forecast.implausible(fitted)]
+    warnings = [*doubts, *(sentence for sentence in far if sentence), *notes]
     measured = metrics.measure(fitted.law, fitted.theta, train, test, pairs)
     contents = artefact.tree(fitted, train, test, measured, warnings)
     print(law_text.describe(contents))

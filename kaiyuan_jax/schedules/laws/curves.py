@@ -22,6 +22,7 @@ from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import rebuild
 
 FAR = 3.0  # times the longest training curve, in steps or summed rate: beyond, a prediction is an extrapolation
+_OF_PROGRESS = ("L0", "A", "alpha", "c1", "s")  # parameters that a constant rate shows, by the names of the laws
 _SAME_RATE = 1e-6  # of the peak: rates are logged as float32 or with so many digits
 
 
@@ -148,7 +149,7 @@ def fewest(curves: Sequence[Curve], parameters: int, law: str) -> None:
 def doubts(curves: Sequence[Curve], parameters: Sequence[str]) -> list[str]:
     """What a fit to these curves cannot know, or should not mix; a sentence each. `parameters` are the law's, all of them."""
     found = []
-    held = [name for name in parameters if name not in ("L0", "A", "alpha")]
+    held = [name for name in parameters if name not in _OF_PROGRESS]
     if held and all(_constant_after_warmup(curve) for curve in curves):
         found.append(
             f"every training curve keeps its rate after the warm-up: no decay seen, so {', '.join(held)} cannot be identified and any "

@@ -7,6 +7,8 @@ The band holds 90% of the losses that runs are expected to show. In ln loss its 
     scale^2     what the law itself gets wrong on schedules that it was not fitted to, `Fit.bands["model"]["scale"]`
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kaiyuan_jax.schedules.laws import curves
@@ -57,7 +59,18 @@ def doubts(fit: Fit, name: str, rates: np.ndarray) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def reach(train) -> dict:
+def implausible(fit: Fit) -> list[str]:
+    """What a fit cannot mean, a sentence each: a loss that tends to less than nothing while the rate is held."""
+    limit = fit.values.get("L0", 0.0)
+    if limit >= 0:
+        return []
+    return [
+        f"L0, which the loss tends to while the rate is held, is fitted as {limit:.4g}: the curves are too short to show where the loss levels "
+        "off, and forecasts of longer runs are guesses"
+    ]
+
+
+def reach(train: Sequence[Curve]) -> dict:
     """What `doubts` compares with, JSON-able; belongs in `Fit.details["reach"]`."""
     updates, summed = curves.reach(train)
     peaks = [float(curve.rates.max()) for curve in train]

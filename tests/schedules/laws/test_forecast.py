@@ -75,3 +75,9 @@ def test_forecasts_far_beyond_the_training_curves_or_at_another_peak_are_doubted
     assert "an extrapolation" in far
     (peak,) = forecast.doubts(known, "x", 2 * RATES)
     assert "its peak rate is 0.0006, that of the training curves 0.0003" in peak
+
+
+def test_a_limit_below_zero_is_implausible():
+    assert forecast.implausible(fit()) == []
+    (sentence,) = forecast.implausible(dataclasses.replace(fit(), theta=np.array([-190.0, *THETA[1:]])))
+    assert "is fitted as -190: the curves are too short" in sentence
