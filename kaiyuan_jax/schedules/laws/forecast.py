@@ -65,8 +65,8 @@ def implausible(fit: Fit) -> list[str]:
     if limit >= 0:
         return []
     return [
-        f"L0, which the loss tends to while the rate is held, is fitted as {limit:.4g}: the curves are too short to show where the loss levels "
-        "off, and forecasts of longer runs are guesses"
+        f"L0, which the loss tends to while the rate is held, is fitted as {limit:.4g}: the curves are too short to show where the loss "
+        "levels off, and forecasts of longer runs are guesses"
     ]
 
 
