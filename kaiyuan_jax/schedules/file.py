@@ -86,6 +86,13 @@ def thinned(knots: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return knots[~inner], rates[~inner]
 
 
+def lines(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots (int64[K], float64[K]) that give every one of float64[T] rates back to rounding: straight stretches are one line."""
+    bends = np.ones(rates.size, bool)
+    bends[1:-1] = np.abs(rates[2:] - 2 * rates[1:-1] + rates[:-2]) > 4 * np.finfo(np.float64).eps * rates.max()
+    return np.flatnonzero(bends), rates[bends]
+
+
 @functools.lru_cache(maxsize=8)
 def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
     # A plan asks for the schedule a dozen times; the file's time and size tell whether it is still the same.

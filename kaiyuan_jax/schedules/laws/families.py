@@ -153,8 +153,14 @@ class Sensitivity:
 
 
 def sensitivity(law: Law, thetas: np.ndarray, problem: Problem, design: Design) -> Sensitivity | None:
-    """The multi-power law under parameters thetas float64[n, P]; None for other laws, whose optimum costs seconds a draw."""
+    """A multi-power law under parameters thetas float64[n, P]; None for other laws, whose optimum costs seconds a draw.
+
+    Draws with an exponent alpha or beta of 0 or below are left out: a normal distribution has them, the law does not. None if none is left.
+    """
     if law.name not in minimize.FIRST_SOURCE:
+        return None
+    thetas = thetas[(thetas[:, law.parameters.index("alpha")] > 0) & (thetas[:, law.parameters.index("beta")] > 0)]
+    if not len(thetas):
         return None
     knots = minimize.graded(problem, max(design.knots.size - 1, 20))
     own, shared = minimize.MultiPower(law, problem, design.knots), minimize.MultiPower(law, problem, knots)

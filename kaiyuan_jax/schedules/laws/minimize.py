@@ -9,10 +9,10 @@ so every z is a schedule that falls and keeps to the floor, and L-BFGS needs no 
 one; that finds staircases, because the law counts a fall made in one step wholly at the lower rate and so rewards a jump that no training
 run would tell from a fall in ten steps (with the released parameters a jump gains 8e-4 nats at T = 72,000). Lines of many steps do not.
 
-For the multi-power law loss and gradient are exact to rounding and cost O(knots) instead of O(steps). On a line of n steps every step falls
-by the same (r_{i-1} - r_i) / n, so the law's sum over them is that times a sum of G at rates and summed rates x which are polynomials in
-the step: short lines are summed step by step, long ones by Gauss-Legendre with `NODES` nodes over [first - 1/2, last + 1/2]. Any other law
-is evaluated on the whole schedule with a gradient by differences over the knots, hundreds of times slower.
+For the multi-power laws loss and gradient are exact to 1e-6 and cost O(knots) instead of O(steps). On a line of n steps every step falls by
+the same (r_{i-1} - r_i) / n, so the law's sum over them is that times a sum of G at rates and summed rates x which are polynomials in the
+step: short lines are summed step by step, long ones by Gauss-Legendre with `NODES` nodes over [first - 1/2, last + 1/2]. Any other law is
+evaluated on the whole schedule with a gradient by differences over the knots, hundreds of times slower.
 """
 
 import dataclasses
@@ -22,13 +22,19 @@ import numpy as np
 from scipy import optimize
 
 from kaiyuan_jax.config import UserError
+from kaiyuan_jax.schedules.laws import fading
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.law import Law
 from kaiyuan_jax.schedules.laws.rebuild import warmup_of
 
 NODES = 6
 FLOOR = 1e-3  # of the peak, the default: some fits make a rate of zero look free
-FIRST_SOURCE = {"multi_power": lambda warmup: 1, "multi_power_after_warmup": lambda warmup: warmup + 1}
+# Laws with an exact gradient -> the first update whose change of rate they count, from the length of the warm-up
+FIRST_SOURCE = {
+    "multi_power": lambda warmup: 1,
+    "multi_power_after_warmup": lambda warmup: warmup + 1,
+    "multi_power_fading": lambda warmup: warmup + 1,
+}
 NO_DECAY = {
     "one_power": "it knows no gain from a falling rate, so its best schedule never falls",
     "chinchilla_steps": "it does not look at the rates",
@@ -54,6 +60,11 @@ class Problem:
     def first(self) -> int:
         """The last update that is decided, where the lines begin."""
         return self.head.size - 1
+
+    @property
+    def warmup(self) -> int:
+        """Updates before the first at the peak."""
+        return warmup_of(np.append(self.head, self.head[-1]))
 
     def rates(self, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
         """float64[T]: the whole schedule of these knots, the first of which is `first`."""
@@ -102,12 +113,12 @@ def refuse(law: Law) -> None:
 
 
 class MultiPower:
-    """The multi-power law's final loss over the rates at some knots; what depends on the knots alone is shared by every theta."""
+    """A multi-power law's final loss over the rates at some knots; what depends on the knots alone is shared by every theta."""
 
     def __init__(self, law: Law, problem: Problem, knots: np.ndarray):
         head = problem.head
         source = np.flatnonzero(head[:-1] != head[1:]) + 1
-        source = source[source >= FIRST_SOURCE[law.name](warmup_of(np.append(head, head[-1])))]
+        source = source[source >= FIRST_SOURCE[law.name](problem.warmup)]
         self.head_fall, self.head_rate = head[source - 1] - head[source], head[source]
         self.head_x = head.sum() - (np.cumsum(head) - head)[source]  # without what is still to come
         self.head_sum, self.least = head.sum(), 1e-12 * head.max()  # as in the law: rates below count as this in eta^-gamma
@@ -122,6 +133,7 @@ class MultiPower:
 
     def at(self, theta: np.ndarray) -> Callable:
         """Rates at the knots -> (loss, gradient) under the parameters theta."""
+        fades, theta = (theta[7], fading.plain(theta)) if len(theta) == 8 else (0.0, theta)
         L0, lnA, alpha, lnB, lnC, beta, gamma = theta
         line, n = self.line, self.length
         head_c = np.exp(lnC - gamma * np.log(np.maximum(self.head_rate, self.least)))
@@ -138,7 +150,9 @@ class MultiPower:
             head_gain, head_slope = _gain(head_c * (self.head_x + later[0]), beta)
             total = self.head_sum + later[0]
             power = np.exp(lnA - alpha * np.log(total))
-            loss = L0 + power - np.exp(lnB) * ((a - b) @ gain + self.head_fall @ head_gain)
+            scale = np.exp(lnB - fades * np.log(total / fading.SUM))
+            gained = (a - b) @ gain + self.head_fall @ head_gain
+            loss = L0 + power - scale * gained
 
             # Derivatives of the gain, backwards: by x and the rate of the nodes, by the sums of the lines, by the ends of the lines.
             by_x = self.weight * ((a - b) / n)[line] * slope * c
@@ -146,11 +160,11 @@ class MultiPower:
             stacked = np.stack([by_x, by_x * self.x_of_a + by_rate * self.of_a, by_x * self.x_of_b + by_rate * self.of_b])
             by_later, by_a, by_b = np.add.reduceat(stacked, self.begin, axis=1)
             by_sum = self.head_fall @ (head_slope * head_c) + np.cumsum(by_later) - by_later
-            by_sum += alpha * power / total * np.exp(-lnB)  # of the power, in units of B
+            by_sum += (alpha * power / scale - fades * gained) / total  # of the power and the scale, in units of the scale
             back = np.zeros(rates.size)
             back[:-1] += gain + by_a + by_sum * (n - 1) / 2
             back[1:] += by_b - gain + by_sum * (n + 1) / 2
-            return float(loss), -np.exp(lnB) * back
+            return float(loss), -scale * back
 
         return value
 
