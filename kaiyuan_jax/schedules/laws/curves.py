@@ -56,7 +56,7 @@ def read(path: str | Path, *, loss: str = "loss", needs_rates: bool = True) -> S
     path = Path(path)
     content = path.read_bytes()
     wanted = ("step", "lr", loss)
-    columns = _parquet(content, wanted) if path.suffix == ".parquet" else _csv(content, path)
+    columns = _parquet(content, path, wanted) if path.suffix == ".parquet" else _csv(content, path)
     missing = [name for name in wanted if name not in columns and (needs_rates or name != "lr")]
     if missing:
         found = ", ".join(columns) or "none"
@@ -212,10 +212,16 @@ def _csv(content: bytes, path: Path) -> dict[str, Sequence]:
     return dict(zip(header, zip(*body, strict=True), strict=True)) if body else dict.fromkeys(header, ())
 
 
-def _parquet(content: bytes, wanted) -> dict[str, Sequence]:
+def _parquet(content: bytes, path: Path, wanted) -> dict[str, Sequence]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(content))
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); must be a Parquet file with columns step, lr, loss"
+        ) from None
     return {name: table[name].to_pylist() if name in wanted else () for name in table.column_names}
 
 

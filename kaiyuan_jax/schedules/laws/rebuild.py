@@ -69,9 +69,10 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, ass
 
 
 def warmup_of(rates: np.ndarray) -> int:
-    """Updates before the first at the top of the rise that a schedule begins with; 0 where it does not begin with a rise."""
+    """Updates before the first at the top of the rise from about 0 that a schedule begins with; 0 where it begins otherwise."""
     falls = np.flatnonzero(np.diff(rates) <= 1e-12 * rates.max())
-    return int(falls[0]) if falls.size else len(rates) - 1
+    top = int(falls[0]) if falls.size else len(rates) - 1
+    return top if rates[0] < 0.5 * rates[top] else 0
 
 
 # Stretches

@@ -92,6 +92,9 @@ def test_files_without_rows_or_columns_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match="bad.csv"):
         curves.read(path)
+    (tmp_path / "bad.parquet").write_text(text)
+    with pytest.raises(UserError, match="bad.parquet: cannot be read"):
+        curves.read(tmp_path / "bad.parquet")
 
 
 def test_a_schedule_that_is_not_that_of_the_lr_column_is_refused_with_step_and_both_rates(tmp_path):

@@ -116,3 +116,10 @@ def test_a_warmup_that_the_samples_contradict_is_refused():
 def test_without_a_warmup_the_peak_holds_from_the_first_update():
     rates, notes = rebuild.rebuild(np.arange(1, 100), np.full(99, 1e-3))
     assert (rates == 1e-3).all() and notes == [] and rebuild.warmup_of(rates) == 0
+
+
+def test_a_warmup_is_a_rise_from_about_zero():
+    assert rebuild.warmup_of(np.array([0.0, 1.0, 2.0, 2.0, 1.0])) == 2
+    assert rebuild.warmup_of(np.array([0.2, 0.4, 0.6, 0.8, 1.0])) == 4
+    assert rebuild.warmup_of(np.linspace(0.6, 1.0, 50)) == 0  # a schedule that rises, not a warm-up
+    assert rebuild.warmup_of(np.array([1.0, 0.5])) == rebuild.warmup_of(np.ones(1)) == 0
