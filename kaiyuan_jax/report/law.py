@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax.report import law_figures, law_text, page
-from kaiyuan_jax.schedules.laws import huber
+from kaiyuan_jax.schedules.laws import forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
 
@@ -37,8 +37,9 @@ def build(output: str | Path, fit: Fit, contents: dict, train: Sequence[Curve], 
         parts.append(page.paragraph(words, "lead"))
     parts += [page.paragraph(f"Note: {warning}", "notice") for warning in contents["warnings"]]
     parts.append(page.section("Test", _table(*law_text.measures(contents), 2), _gaps(contents)))
-    curves = page.Figure("curves", "Curves and predictions", BAND, law_figures.curves(fit, shown))
-    left = page.Figure("residuals", "What the law leaves over", LEFT, law_figures.residuals(fit, shown))
+    predicted = [forecast.predict(fit, curve.rates, curve.steps) for curve in shown]
+    curves = page.Figure("curves", "Curves and predictions", BAND, law_figures.curves(fit, shown, predicted))
+    left = page.Figure("residuals", "What the law leaves over", LEFT, law_figures.residuals(fit, shown, predicted))
     parts.append(page.section("Curves", page.figure(curves), page.figure(left)))
     parts.append(
         page.section(

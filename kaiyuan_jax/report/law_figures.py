@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from kaiyuan_jax.report import style
-from kaiyuan_jax.schedules.laws import forecast as forecasts
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
 
@@ -13,12 +12,14 @@ ACTUAL, PREDICTED, RATE = style.INK, style.RECIPE_COLOURS[1], style.SOURCE_COLOU
 COLUMNS = 3
 
 
-def curves(fit: Fit, shown: Sequence[Curve]) -> bytes:
+Forecast = tuple[np.ndarray, np.ndarray, np.ndarray]  # loss, low, high, float64[E] each
+
+
+def curves(fit: Fit, shown: Sequence[Curve], predicted: Sequence[Forecast]) -> bytes:
     """One panel a curve: the losses, the prediction with its 90% band, the schedule faint behind."""
     with style.settings():
         drawn, axes = _grid(len(shown), height=2.5)
-        for curve, axis in zip(shown, axes, strict=True):
-            loss, low, high = forecasts.predict(fit, curve.rates, curve.steps)
+        for curve, (loss, low, high), axis in zip(shown, predicted, axes, strict=True):
             _schedule(axis, curve.steps, curve.rates)
             axis.fill_between(curve.steps, low, high, color=PREDICTED, alpha=0.2, linewidth=0)
             axis.plot(curve.steps, curve.losses, ".", color=ACTUAL, markersize=2.5)
@@ -30,13 +31,12 @@ def curves(fit: Fit, shown: Sequence[Curve]) -> bytes:
         return style.png(drawn)
 
 
-def residuals(fit: Fit, shown: Sequence[Curve]) -> bytes:
+def residuals(fit: Fit, shown: Sequence[Curve], predicted: Sequence[Forecast]) -> bytes:
     """Prediction less loss over the steps, one panel a curve, with the band."""
     with style.settings():
         drawn, axes = _grid(len(shown), height=1.9, sharey=True)
         size = 0.0
-        for curve, axis in zip(shown, axes, strict=True):
-            loss, low, high = forecasts.predict(fit, curve.rates, curve.steps)
+        for curve, (loss, low, high), axis in zip(shown, predicted, axes, strict=True):
             axis.fill_between(curve.steps, low - loss, high - loss, color=PREDICTED, alpha=0.2, linewidth=0)
             axis.axhline(0, color=style.FAINT, linewidth=0.8)
             axis.plot(curve.steps, loss - curve.losses, color=ACTUAL, linewidth=1.0)
@@ -65,7 +65,7 @@ def profile(names: Sequence[str], grids: Sequence[np.ndarray], heights: Sequence
         return style.png(drawn)
 
 
-def forecast(name: str, steps: np.ndarray, rates: np.ndarray, predicted: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bytes:
+def forecast(name: str, steps: np.ndarray, rates: np.ndarray, predicted: Forecast) -> bytes:
     """The predicted loss and its band over a schedule, which is drawn below."""
     loss, low, high = predicted
     with style.settings():
