@@ -24,6 +24,18 @@ GAP = flags.DEFINE_list("gap", ["cosine_24000", "wsd_20000_24000"], "Two curves 
 OUTPUT = flags.DEFINE_string("output", "", "Markdown file for the tables; default: printed only.")
 
 
+SETS = (  # which training curves help most: one to four of the nine
+    ("cosine_24000",),
+    ("cosine_24000", "constant_24000"),
+    ("constant_24000", "wsdcon_9"),
+    ("constant_24000", "wsd_20000_24000"),
+    ("cosine_24000", "wsdcon_9"),
+    ("constant_24000", "wsdcon_3", "wsdcon_18"),
+    ("cosine_24000", "constant_24000", "wsdcon_9"),
+    ("cosine_24000", "constant_24000", "wsdcon_9", "wsd_20000_24000"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Size:
     """The curves of one model size."""
@@ -46,10 +58,10 @@ def main(argv):
     from kaiyuan_jax.schedules.laws import fading, multi_power, robust
 
     sizes = [read(Path(folder)) for folder in CURVES.value]
-    bar = tqdm(total=18 * len(sizes), unit="fit", disable=None)
+    bar = tqdm(total=(17 + 2 * len(SETS)) * len(sizes), unit="fit", disable=None)
     nine = {size.name: floor(fading.LAW, size, bar) for size in sizes}
     plain = {size.name: floor(multi_power.AFTER_WARMUP, size, bar) for size in sizes}
-    rows, covered, shapes = [], [], [[size.name, *(f"{value:.3f}" for value in nine[size.name].theta[-4:])] for size in sizes]
+    rows, sets, covered, shapes = [], [], [], [[size.name, *(f"{value:.3f}" for value in nine[size.name].theta[-4:])] for size in sizes]
     for size in sizes:
         others = [nine[name] for name in nine if name != size.name]
         prior = robust.prior_of(others, "other sizes")
@@ -61,9 +73,10 @@ def main(argv):
         rows.append((size, "floor: with a fading gain, all nine curves", nine[size.name]))
         others_plain = [plain[name] for name in plain if name != size.name]
         rows += [(size, f"tried: {name}", fit) for name, fit in tried(size, prior, others_plain, bar)]
+        sets += training_sets(size, prior, bar)
         covered += coverage(size, honest)
     bar.close()
-    text = page(rows, shapes, covered)
+    text = page(rows, shapes, sets, covered)
     print(text)
     if OUTPUT.value:
         temporary = Path(OUTPUT.value).with_suffix(".tmp")
@@ -141,6 +154,21 @@ def tried(size: Size, prior, others_plain, bar):
         yield name, dataclasses.replace(start, theta=found.theta)
 
 
+def training_sets(size: Size, prior, bar):
+    """Other choices of training curves, by `robust` and at the objective's minimum; tested on all the rest."""
+    from kaiyuan_jax.schedules.laws import converged, fading, metrics, multi_power, robust
+
+    for names in SETS:
+        train = [curve for curve in size.curves if curve.name in names]
+        test = [curve for curve in size.curves if curve.name not in names]
+        row = [size.name, " + ".join(names)]
+        for fit in (robust.fit(fading.LAW, train, prior=prior), converged.fit(multi_power.LAW, train, starts=12)):
+            mean = metrics.measure(fit.law, fit.theta, train, test, [])["mean"]
+            row += [f"{mean[key]:.5f}" for key in ("mae", "rmse", "worste")]
+            bar.update()
+        yield row
+
+
 def coverage(size: Size, fit):
     """How much of the test curves the 90% band of the honest fit holds, for several deviations of the law's own error."""
     from kaiyuan_jax.schedules.laws import forecast, uncertainty
@@ -155,7 +183,7 @@ def coverage(size: Size, fit):
         yield [size.name, f"{scale:g}", f"{np.mean(shares):.2f}", *(f"{share:.2f}" for share in shares)]
 
 
-def page(rows, shapes, covered) -> str:
+def page(rows, shapes, sets, covered) -> str:
     from kaiyuan_jax.schedules.laws import metrics
 
     body = []
@@ -182,6 +210,10 @@ def page(rows, shapes, covered) -> str:
             "Shapes that all nine curves of each size show, of which the prior is the mean (ln C, beta, gamma, fading):",
             "",
             *table(["size", "ln C", "beta", "gamma", "fading"], shapes),
+            "",
+            "Other training curves, tested on all the rest; `robust` with the prior of the other sizes, and the multi-power law's minimum:",
+            "",
+            *table(["size", "trained on", *(f"{fit} {key}" for fit in ("robust", "converged") for key in ("MAE", "RMSE", "WorstE"))], sets),
             "",
             "Share of the points of each test curve inside the 90% band of `robust` with the prior of the other sizes, by the deviation",
             "(of ln loss) that the law itself is given:",
