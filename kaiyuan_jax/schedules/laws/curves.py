@@ -111,7 +111,7 @@ def assemble(
             f"{samples.path or samples.name}: all {late.size} points lie inside the warm-up of {last} updates; train for longer"
         )
     if not late.all():
-        notes.append(f"{np.sum(~late)} points inside the warm-up of {last} updates are left out")
+        notes.append(f"points inside the warm-up of {last} updates are left out ({np.sum(~late)})")
     curve = Curve(samples.name, samples.steps[late], samples.losses[late], rates, last, samples.path, samples.checksum)
     return curve, notes
 

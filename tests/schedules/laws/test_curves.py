@@ -115,7 +115,7 @@ def test_points_inside_the_warmup_are_left_out(tmp_path):
     steps = np.arange(20, 2000, 20)
     samples = curves.read(write(tmp_path / "a.csv", steps, losses=3 + steps**-0.5))
     curve, notes = curves.assemble(samples)
-    assert curve.warmup == 100 and curve.steps[0] == 100 and notes == ["4 points inside the warm-up of 100 updates are left out"]
+    assert curve.warmup == 100 and curve.steps[0] == 100 and notes == ["points inside the warm-up of 100 updates are left out (4)"]
     with pytest.raises(UserError, match="all 3 points lie inside the warm-up"):
         curves.assemble(
             dataclasses.replace(samples, steps=samples.steps[:3], rates=samples.rates[:3], losses=samples.losses[:3]), rates=RATES
