@@ -31,6 +31,7 @@ WARMUP = flags.DEFINE_integer(
     "Files: updates of the linear rise from 0, the last at the peak; default: up to the earliest first point.",
     lower_bound=0,
 )
+FIRST_STEP = flags.DEFINE_integer("first_step", 0, "Points before this step are left out of every curve.", lower_bound=0)
 SCHEDULES = flags.DEFINE_list("schedules", [], "name=schedule.json | .csv | .npy | configs/x.py[:variant]@STEPS, of curves that need it.")
 PAIRS = flags.DEFINE_list("pairs", None, "Pairs a-b whose final gap is tested; default: all of equal length.")
 SEED = flags.DEFINE_integer("seed", 0, "Of random starts.")
@@ -124,7 +125,7 @@ def read(paths: dict[str, Path]) -> tuple[dict, list[str]]:
     for name, (samples, rates) in read.items():
         rates = schedules.get(name, rates)
         warmup = None if rates is not None else WARMUP.value
-        found[name], about = curves.assemble(samples, rates=rates, warmup=warmup, assumed=earliest)
+        found[name], about = curves.assemble(samples, rates=rates, warmup=warmup, assumed=earliest, first_step=FIRST_STEP.value)
         for sentence in about:
             notes.setdefault(sentence, []).append(name)
     return found, [f"{', '.join(who) if len(who) < len(paths) else 'all curves'}: {sentence}" for sentence, who in notes.items()]

@@ -6,13 +6,16 @@ from kaiyuan_jax.schedules.laws.forecast import DEVIATIONS
 from kaiyuan_jax.schedules.laws.metrics import KEYS
 
 SIGNED = ("final_loss_error",)
+MOST_PAIRS = 12  # on the terminal
 
 
 def describe(contents: dict) -> str:
     """The text of the contents of a law.json (schedules/laws/artefact.py)."""
     parts = [headline(contents), "\n".join(_columns(*measures(contents))), "\n".join(_columns(*parameters(contents)))]
-    if contents["metrics"]["pairs"]:
-        parts.append("\n".join(_columns(*gaps(contents))))
+    header, rows = gaps(contents)
+    if rows:
+        more = [f"and {len(rows) - MOST_PAIRS} more pairs (law.json)"] if len(rows) > MOST_PAIRS else []
+        parts.append("\n".join(_columns(header, rows[:MOST_PAIRS]) + more))
     return "\n\n".join(parts)
 
 

@@ -71,3 +71,11 @@ def test_the_text_shows_measures_parameters_and_gaps(fitted):
 def test_the_picture_of_a_forecast_is_a_png():
     loss = np.linspace(4, 3, STEPS.size)
     assert law_figures.forecast("x", STEPS, DECAYING, (loss, loss - 0.1, loss + 0.1)).startswith(b"\x89PNG")
+
+
+def test_many_pairs_are_cut_short_on_the_terminal(fitted):
+    _, contents, *_ = fitted
+    gap = contents["metrics"]["pairs"]["decaying-half"]
+    pairs = {f"a{i}-b": gap for i in range(40)}
+    text = law_text.describe(contents | {"metrics": contents["metrics"] | {"pairs": pairs}})
+    assert text.splitlines()[-1] == "and 28 more pairs (law.json)" and "a11-b" in text and "a12-b" not in text

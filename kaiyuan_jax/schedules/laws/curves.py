@@ -91,13 +91,13 @@ def checked(samples: Samples) -> Samples:
 
 
 def assemble(
-    samples: Samples, *, rates: np.ndarray | None = None, warmup: int | None = None, assumed: int | None = None
+    samples: Samples, *, rates: np.ndarray | None = None, warmup: int | None = None, assumed: int | None = None, first_step: int = 0
 ) -> tuple[Curve, list[str]]:
     """The curve of some samples, and what was assumed on the way, a sentence each.
 
     With `rates` (float64[T], every update) that is the schedule, and it must agree with the samples' rates; else it is rebuilt from them,
     with `warmup` updates in front of the first sample, or `assumed` where only a guess is at hand (rebuild.py). Samples inside the
-    warm-up are left out. Raises UserError.
+    warm-up and before `first_step` are left out. Raises UserError.
     """
     notes: list[str] = []
     if rates is None:
@@ -112,6 +112,11 @@ def assemble(
         )
     if not late.all():
         notes.append(f"points inside the warm-up of {last} updates are left out ({np.sum(~late)})")
+    if not (late & (samples.steps >= first_step)).any():
+        raise UserError(
+            f"{samples.path or samples.name}: its last step is {samples.steps[-1]}, none is left with --first_step={first_step}"
+        )
+    late &= samples.steps >= first_step
     curve = Curve(samples.name, samples.steps[late], samples.losses[late], rates, last, samples.path, samples.checksum)
     return curve, notes
 
