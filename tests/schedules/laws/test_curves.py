@@ -124,9 +124,9 @@ def test_points_inside_the_warmup_are_left_out(tmp_path):
 
 def test_points_before_the_first_step_asked_for_are_left_out(tmp_path):
     samples = curves.read(write(tmp_path / "a.csv"))
-    curve, notes = curves.assemble(samples, first_step=501)
+    curve, notes = curves.assemble(samples, warmup=101, first_step=501)
     assert curve.steps[0] == 550 and curve.losses[0] == LOSSES[STEPS == 550] and notes == []
-    np.testing.assert_array_equal(curve.rates, curves.assemble(samples)[0].rates)
+    np.testing.assert_array_equal(curve.rates, curves.assemble(samples, warmup=101)[0].rates)
     with pytest.raises(UserError, match="its last step is 1950, none is left with --first_step=1951"):
         curves.assemble(samples, first_step=1951)
 
