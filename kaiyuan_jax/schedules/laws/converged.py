@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import huber
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
@@ -22,13 +23,16 @@ def fit(law: Law, curves: Sequence[Curve], starts: int = STARTS, seed: int = 0) 
     """The lowest of the minima that `starts` random starts reach.
 
     `details["uniqueness"]` is the share of starts that ended there, `details["ends"]` every start's objective as a multiple of the lowest
-    (None where the law was not positive at the start), in ascending order.
+    (None where the law was not positive at the start), in ascending order. Raises UserError where that is so of every start.
     """
     prepared = law.prepare(curves)
     losses = np.concatenate([curve.losses for curve in curves])
     points = law.starts(curves, np.random.default_rng(seed), starts)
     minima = [huber.minimise(law, prepared, losses, point) for point in points]
     best = min(minima, key=lambda minimum: minimum.objective)
+    if not np.isfinite(best.objective):
+        names = ", ".join(curve.name for curve in curves)
+        raise UserError(f"{law.name}: no random start has a finite objective, so some loss or rate of {names} is not usable")
     ends = np.sort([minimum.objective for minimum in minima]) / best.objective
     details = {
         "starts": starts,

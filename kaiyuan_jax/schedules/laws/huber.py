@@ -21,7 +21,7 @@ from kaiyuan_jax.schedules.laws.law import Law
 
 DELTA = 1e-3  # as in 2503.12811
 LONGEST = 1.0
-CLOSE = 1e-9  # share of the objective that a converged fit could still gain by its own quadratic model
+CLOSE = 1e-9
 PROBE = 0.1  # share of a step at which its second derivative is taken
 BEND = 0.75  # an acceleration longer than this share of twice the step is not to be trusted
 
@@ -33,7 +33,7 @@ class Minimum:
     theta: np.ndarray  # float64[P]
     objective: float  # infinite when the law was not positive at the start
     iterations: int
-    converged: bool  # the quadratic model promised less than `CLOSE` of the objective more
+    converged: bool  # the quadratic model promised less than the share `close` of the objective more
     gradient_norm: float  # Euclidean norm of the objective's gradient by theta
 
 
@@ -61,10 +61,12 @@ def minimise(
     weights: np.ndarray | None = None,
     prior: tuple[np.ndarray, np.ndarray] | None = None,
     most: int = 200,
+    close: float = CLOSE,
 ) -> Minimum:
     """Descends from `theta0` float64[P] to a minimum over `prepared` (law.prepare) with measured `losses` float64[E].
 
-    `weights` float64[E] multiply the points, `prior` is (mean float64[P], precision float64[P, P]), `most` bounds the iterations.
+    `weights` float64[E] multiply the points, `prior` is (mean float64[P], precision float64[P, P]), `most` bounds the
+    iterations, and a descent has converged when its quadratic model promises less than the share `close` of the objective.
     """
     mean, precision = prior if prior is not None else (np.zeros(len(theta0)), None)
     theta = np.array(theta0, np.float64)
@@ -104,7 +106,7 @@ def minimise(
         values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
         values, vectors = np.maximum(values, 0.0), vectors * scale[:, None]
         along = vectors.T @ gradient
-        if 0.5 * np.sum(along**2 / (values + 1e-9)) <= CLOSE * best:
+        if 0.5 * np.sum(along**2 / (values + 1e-9)) <= close * best:
             converged = True
             break
         for _ in range(20):
@@ -122,5 +124,5 @@ def minimise(
             damping *= 10
         else:
             break
-        best, theta, damping = found, theta + step, max(damping / 10, 1e-9)
+        best, theta, damping = found, theta + step, max(damping / 3, 1e-9)
     return Minimum(theta, best, iteration, converged, norm)

@@ -1,8 +1,11 @@
 """The objective's minimum: found from most starts, and as low as on the released curves it can be."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import converged, multi_power
 from kaiyuan_jax.schedules.laws.catalogue import LAWS
 from tests.schedules.laws.released import curves as released_curves
@@ -48,3 +51,12 @@ def test_released_curves_have_one_minimum_far_below_the_released_fit(size, lowes
 def test_the_linear_law_is_where_the_released_grid_of_descents_ends(name, size, values):
     fit = converged.fit(LAWS[name], released_curves(size), starts=2)
     assert fit.values == pytest.approx(values, rel=2e-5)
+
+
+def test_losses_that_no_law_can_give_are_refused():
+    curves = [dataclasses.replace(curve, losses=-curve.losses) for curve in generated(multi_power.LAW, VALUES)]
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(UserError, match="linear: no random start has a finite objective.*cosine, constant, two_stage"),
+    ):
+        converged.fit(LAWS["linear"], curves, starts=2)

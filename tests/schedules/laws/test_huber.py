@@ -114,3 +114,11 @@ def test_at_most_so_many_iterations():
     curves, prepared, losses = problem(law, MULTI_POWER, noise=2e-3)
     end = huber.minimise(law, prepared, losses, law.starts(curves, np.random.default_rng(0), 1)[0], most=3)
     assert end.iterations == 3 and not end.converged
+
+
+def test_parameters_of_which_the_curves_say_nothing_stay_where_they_started():
+    law, constant = multi_power.AFTER_WARMUP, [generated(multi_power.AFTER_WARMUP, MULTI_POWER, noise=1e-3)[1]]
+    start = law.starts(constant, np.random.default_rng(0), 1)[0]
+    end = huber.minimise(law, law.prepare(constant), constant[0].losses, start)
+    assert end.converged and law.values(end.theta)["alpha"] == pytest.approx(0.5, rel=0.2)
+    np.testing.assert_array_equal(end.theta[3:], start[3:])
