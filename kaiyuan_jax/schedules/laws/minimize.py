@@ -143,7 +143,7 @@ class MultiPower:
             later = np.append(np.cumsum((a * (n - 1) + b * (n + 1))[::-1])[::-1] / 2, 0.0)  # summed rates of a line and all after it
             of_a, of_b = a[line], b[line]
             rate = np.maximum(self.of_a * of_a + self.of_b * of_b, self.least)
-            x = later[line + 1] + self.x_of_a * of_a + self.x_of_b * of_b
+            x = np.maximum(later[line + 1] + self.x_of_a * of_a + self.x_of_b * of_b, self.least)  # a node may lie half a step outside
             c = np.exp(lnC - gamma * np.log(rate))
             gain, slope = _gain(c * x, beta)
             gain = np.add.reduceat(self.weight * gain, self.begin) / n
