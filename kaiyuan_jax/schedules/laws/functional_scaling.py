@@ -27,8 +27,7 @@ class Falls:
 
 
 def prepare(curves: Sequence[Curve]) -> Falls:
-    nodes = quadrature.concatenate(quadrature.build(curve.rates, curve.steps, curve.warmup + 1) for curve in curves)
-    nodes = dataclasses.replace(nodes, weight=np.maximum(nodes.weight, 0.0))  # a node's weight has the sign of its changes
+    nodes = quadrature.concatenate(quadrature.build(curve.rates, curve.steps, curve.warmup + 1, falls_only=True) for curve in curves)
     elapsed = np.repeat(nodes.total, np.diff(nodes.start)) - nodes.begin
     return Falls(nodes, np.log(nodes.total), np.log(nodes.begin), np.maximum(elapsed, 0.0))
 
