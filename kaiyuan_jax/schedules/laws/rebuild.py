@@ -2,7 +2,7 @@
 
 Samples are cut into the longest stretches that one formula passes through: constant, linear, exponential (ln rate is linear), inverse
 (1/rate is linear) or cosine. All agree with their samples to `TOLERANCE` of the peak (rates are often logged as float32), and where the
-samples are exact so is the schedule. Between two stretches
+samples are exact so is the schedule. Rates that were printed with few digits are followed within their rounding. Between two stretches
 
 * that meet between the samples, the meeting point is the knee (a WSD decay sampled every 128 steps gives back its first step exactly);
 * that do not meet, the rate jumps. Which update is the first of the new level is not in the samples: it is the later sample where the
@@ -42,20 +42,13 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, ass
     steps int64[E] ascending, rates float64[E] not negative; `warmup` updates rise from 0 to the peak. Without it they are those that the
     samples show, else `assumed`, else as many as the first sample's step. Raises UserError where `warmup` contradicts the samples.
     """
-    notes: list[str] = []
-    whole = np.zeros(int(steps[-1]) + 1)
-    tolerance = TOLERANCE * max(rates.max(), 1e-300)
-    found = _stretches(steps, rates, tolerance)
-    for stretch in found:
-        inside = np.arange(steps[stretch.first], steps[stretch.last] + 1)
-        whole[inside] = stretch.rate(inside) if stretch.rate else rates[stretch.first]
-    straight = []
-    for left, right in zip(found, found[1:], strict=False):
-        note = _join(whole, steps, rates, left, right, tolerance)
-        if note is None:
-            straight.append((steps[left.last], steps[right.first], abs(rates[left.last] - rates[right.first])))
-        elif note:
-            notes.append(note)
+    whole, notes, straight, found = _between_samples(steps, rates, TOLERANCE * max(rates.max(), 1e-300))
+    rounded = straight and _rounding(rates)
+    if rounded:
+        again = _between_samples(steps, rates, 1.5 * rounded)
+        if not again[2]:  # formulas explain everything but the rounding, so they are nearer the rates than what was printed
+            whole, notes, straight, found = again
+            notes.append(f"its lr column has few digits (rates are rounded by up to {rounded:.2g}): smoothed by the shapes that it follows")
     if straight:
         begin, end, change = straight[0][0], straight[-1][1], max(change for *_, change in straight)
         notes.append(
@@ -63,8 +56,7 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, ass
             f"(constant, linear, cosine, exponential and inverse were tried): interpolated linearly; one interval changes the rate by "
             f"up to {change:.3g}"
         )
-    whole[steps] = rates  # what was measured stays to the last digit
-    notes += _begin(whole, steps, rates, found[0], warmup, assumed, tolerance)
+    notes += _begin(whole, steps, rates, found[0], warmup, assumed, TOLERANCE * rates.max())
     return np.maximum(whole, 0.0), notes
 
 
@@ -73,6 +65,30 @@ def warmup_of(rates: np.ndarray) -> int:
     falls = np.flatnonzero(np.diff(rates) <= 1e-12 * rates.max())
     top = int(falls[0]) if falls.size else len(rates) - 1
     return top if rates[0] < 0.5 * rates[top] else 0
+
+
+def _between_samples(steps, rates, tolerance):
+    """The schedule from the first to the last sample, notes, the intervals (begin, end, change) that nothing describes, and stretches."""
+    whole, notes, straight = np.zeros(int(steps[-1]) + 1), [], []
+    found = _stretches(steps, rates, tolerance)
+    for stretch in found:
+        inside = np.arange(steps[stretch.first], steps[stretch.last] + 1)
+        whole[inside] = stretch.rate(inside) if stretch.rate else rates[stretch.first]
+    for left, right in zip(found, found[1:], strict=False):
+        note = _join(whole, steps, rates, left, right, tolerance)
+        if note is None:
+            straight.append((steps[left.last], steps[right.first], abs(rates[left.last] - rates[right.first])))
+        elif note:
+            notes.append(note)
+    if tolerance <= TOLERANCE * rates.max():
+        whole[steps] = rates  # what was measured stays to the last digit
+    return whole, notes, straight, found
+
+
+def _rounding(rates) -> float:
+    """By how much rates were rounded when they were written with few significant digits, 0 where they have as many as float32 or more."""
+    digits = max(len(repr(float(rate)).split("e")[0].replace(".", "").strip("0")) for rate in rates)
+    return 0.0 if digits > 7 else 0.5 * 10.0 ** (np.floor(np.log10(rates.max())) - digits + 1)
 
 
 # Stretches
@@ -93,6 +109,9 @@ def _stretches(steps, rates, tolerance) -> list[Stretch]:
 
 def _reach(family, steps, rates, first: int, least: int, tolerance) -> tuple[int, Formula | None]:
     """The last sample up to which a family passes through all samples from `first` on, if that is `least` or later."""
+    end = len(steps) - 1
+    if least <= end and (formula := family(steps[first:], rates[first:], tolerance)) is not None:
+        return end, formula  # rounded samples at the flat top of a cosine say nothing about it, all of them do
     good, bad, best = first, len(steps), None
     trial = least
     while trial < bad and good < bad - 1:
@@ -120,11 +139,11 @@ def _straight(forth, back):
     def family(steps, rates, tolerance) -> Formula | None:
         if back is not None and rates.min() <= 0:
             return None
-        value = forth(rates)
-        slope = (value[-1] - value[0]) / (steps[-1] - steps[0])
+        value, middle = forth(rates), steps.mean()
+        slope = (value - value.mean()) @ (steps - middle) / np.sum((steps - middle) ** 2)
 
         def formula(at):
-            line = value[0] + slope * (at - steps[0])
+            line = value.mean() + slope * (at - middle)
             return line if back is None else back(line)
 
         return formula if np.abs(formula(steps) - rates).max() <= tolerance else None

@@ -84,6 +84,16 @@ def test_rates_logged_in_single_precision_give_the_schedule_to_their_precision()
     assert notes == []
 
 
+@pytest.mark.parametrize("digits", [3, 4, 6])
+@pytest.mark.parametrize("name", [name for name in (*released.TRAIN, *released.TEST) if not name.startswith("constant")])
+def test_rates_printed_with_few_digits_give_the_schedule_to_about_their_rounding(name, digits):
+    whole, curve = released.rates(name), released.curve(25, name)
+    rounded = np.array([float(f"{rate:.{digits}g}") for rate in whole[curve.steps]])
+    rates, notes = rebuild.rebuild(curve.steps, rounded, released.WARMUP)
+    assert np.abs(rates - whole[: rates.size]).max() < 2 * 10.0 ** (1 - digits) * released.PEAK
+    assert not any("interpolated" in note for note in notes)
+
+
 def test_shapes_without_a_formula_are_interpolated_and_the_note_says_so():
     r = np.linspace(0, 1, 4001)
     whole = np.concatenate([np.linspace(0, 1e-3, 101), np.full(2000, 1e-3), 1e-3 * (1 - np.sqrt(r)) ** 1.3])
