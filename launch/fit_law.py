@@ -86,7 +86,7 @@ def fitting(law, train):
     from kaiyuan_jax.schedules.laws import fit, forecast, uncertainty
 
     fitted = uncertainty.attach(fit.fit(law, train, PROTOCOL.value, seed=SEED.value), train)
-    return dataclasses.replace(fitted, details=fitted.details | {"reach": forecast.reach(train)})
+    return dataclasses.replace(fitted, details=fitted.details | {"reach": forecast.reach(train), "loss": LOSS.value})
 
 
 def names(there: list[str]) -> tuple[list[str], list[str]]:

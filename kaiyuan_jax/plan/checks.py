@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 
 from kaiyuan_jax.averaging.weights import weights
-from kaiyuan_jax.config import ConfigError, Experiment
+from kaiyuan_jax.config import ConfigError, Experiment, UserError
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
-from kaiyuan_jax.plan import domains
+from kaiyuan_jax.plan import domains, forecast
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.training import branch
@@ -21,7 +21,7 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
     """What makes the run impossible and needs the plan's sizes to see, one line each."""
     if plan.steps == 0:
         return ["config.data: all phases together give less than one batch; add data or lower config.data.batch_size"]
-    found = schedules.problems(experiment.schedule, plan.steps) or branch.problems(experiment, plan)
+    found = schedules.problems(experiment.schedule, plan.steps) or [*branch.problems(experiment, plan), *_law_problems(experiment)]
     averaging, checkpoint = experiment.averaging, experiment.checkpoint
     if averaging.kind == "none":
         return found
@@ -39,6 +39,13 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
             f"{max(1, (plan.steps - 1) // max(1, averaging.last - 1))}"
         )
     return found
+
+
+def _law_problems(experiment):
+    try:
+        forecast.law(experiment)
+    except UserError as error:
+        yield str(error)
 
 
 def store_problems(experiment: Experiment) -> list[str]:

@@ -11,7 +11,7 @@ from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.plan import domains
+from kaiyuan_jax.plan import domains, forecast
 from kaiyuan_jax.plan.checks import warnings
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
@@ -26,7 +26,7 @@ def page(experiment: Experiment, plan: Plan, tokens: Mapping[str, int], scored: 
     """The plan as text for a terminal; `tokens` and `scored` are facts by source name, as `recipe.facts_of` gives them."""
     parts = [_header(experiment, plan), _sources(experiment, plan, tokens, scored), *_phases(plan)]
     parts += [*_domains(experiment, plan), _exposures(experiment, plan)]
-    parts += [_learning_rate(experiment, plan), _checkpoints(experiment, plan)]
+    parts += [_learning_rate(experiment, plan), *filter(None, [forecast.section(experiment, plan)]), _checkpoints(experiment, plan)]
     if found := warnings(experiment, plan):
         parts.append("Warnings\n" + "\n".join(textwrap.fill(line, 118, initial_indent="  ! ", subsequent_indent="    ") for line in found))
     return "\n\n".join(parts) + "\n"
@@ -146,6 +146,14 @@ def _knots(experiment, plan):
     notes = {0: ["first update"], plan.steps - 1: ["last update"]}
     if experiment.schedule.kind == "power":
         notes.setdefault(experiment.schedule.warmup, []).append("end of warm-up")
+    elif experiment.schedule.kind == "file":
+        for first, stop, begin, end, lines in _stretches(experiment, plan):
+            if begin == end:
+                text = f"constant at {end:.3g}"
+            else:
+                of = f" in {lines} lines" if lines > 1 else ""
+                text = f"{'rise' if end > begin else 'fall'} from {begin:.3g} to {end:.3g} by step {stop:,}{of} begins"
+            notes.setdefault(first, []).append(text)
     else:
         held = None
         for part in schedules.segments(experiment.schedule, plan.steps):
@@ -160,6 +168,18 @@ def _knots(experiment, plan):
         if after > first:
             notes.setdefault(first, []).append(f"phase {phase.name} begins")
     return [(step, "; ".join(texts)) for step, texts in sorted(notes.items())]
+
+
+def _stretches(experiment, plan):
+    """The lines of a schedule in a file, those that go on in one direction as one: first and last step, first and last rate, how many."""
+    found = []
+    for part in schedules.segments(experiment.schedule, plan.steps):
+        direction = np.sign(part.end - part.begin)
+        if found and direction == np.sign(found[-1][3] - found[-1][2]):
+            found[-1] = (found[-1][0], part.stop, found[-1][2], part.end, found[-1][4] + 1)
+        else:
+            found.append((part.start, part.stop, part.begin, part.end, 1))
+    return found
 
 
 def _checkpoints(experiment, plan):
