@@ -10,6 +10,9 @@ One command does all; --stage does one. What is finished is not done again, so t
 """
 
 import pathlib
+import shlex
+import subprocess
+import sys
 
 from absl import flags
 
@@ -41,8 +44,7 @@ def main(argv):
             law = results.fit_law(study)
             print(f"{law.law.name}, protocol {law.protocol}: " + ", ".join(f"{name} {value:.5g}" for name, value in law.values.items()))
         elif stage == "design":
-            print(results.design(study))
-            print(f"written: {study.folder / 'schedule.json'}")
+            design(study)
             runs.train(study.designed(), PROCESSES.value)
         elif stage == "compare":
             runs.evaluate(study.runs() + study.designed(), size.final_rows, PROCESSES.value)
@@ -52,6 +54,16 @@ def main(argv):
 
             print(schedule_study.build(study.folder))
             print(f"written: {study.folder / 'report.html'}")
+
+
+def design(study) -> None:
+    """Runs launch/design_schedule.py as a user would, on the law of the study."""
+    size, folder = study.size, study.folder
+    words = ["launch/design_schedule.py", f"--law={folder / 'law.json'}", f"--steps={size.steps}", f"--peak={size.peak}"]
+    words += [f"--warmup={size.warmup}", f"--output={folder / 'schedule.json'}"]
+    print("$ python " + shlex.join(words), flush=True)
+    if subprocess.run([sys.executable, *words], check=False).returncode:
+        raise UserError("study_schedules: stopped, the command above failed")
 
 
 def check(study) -> None:

@@ -1,4 +1,4 @@
-"""The stages of the study after its runs: fit a law, design a schedule, and gather what came out.
+"""The stages of the study after its runs: fit a law, and gather what came out.
 
 curves/*.csv    the mean over seeds of every schedule's curve: step, lr, loss
 law.json        fitted to the training curves' means
@@ -14,8 +14,7 @@ import numpy as np
 from kaiyuan_jax.experiments import analysis, curves, runs, schedules
 from kaiyuan_jax.experiments.schedules import Study
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.schedules import file
-from kaiyuan_jax.schedules.laws import artefact, catalogue, converged, fit, forecast, metrics, minimize, uncertainty
+from kaiyuan_jax.schedules.laws import artefact, catalogue, converged, fit, forecast, metrics, uncertainty
 from kaiyuan_jax.schedules.laws.curves import Curve
 
 LAW, PROTOCOL = "multi_power", "robust"
@@ -41,25 +40,13 @@ def fit_law(study: Study) -> fit.Fit:
         curves.write(path, mean)
         means.append(dataclasses.replace(mean, path=str(path), checksum=curves.checksum(path)))
     fitted = uncertainty.attach(_fit(means), means)
-    fitted = dataclasses.replace(fitted, details=fitted.details | {"reach": forecast.reach(means)})
+    fitted = dataclasses.replace(fitted, details=fitted.details | {"reach": forecast.reach(means), "loss": "heldout/mean"})
     artefact.write(study.folder / "law.json", artefact.tree(fitted, means))
     return fitted
 
 
 def _fit(train: list[Curve]) -> fit.Fit:
     return fit.fit(catalogue.LAWS[LAW], train, PROTOCOL)
-
-
-def design(study: Study) -> str:
-    """Writes schedule.json: what the law of law.json holds for best over all updates after the warm-up; returns it in words."""
-    law, size = artefact.load(study.folder / "law.json"), study.size
-    problem = minimize.Problem(minimize.warmed_up(size.peak, size.warmup), size.steps, minimize.FLOOR * size.peak)
-    best = minimize.design(law.law, law.theta, problem)
-    knots, rates = file.thinned(np.arange(size.steps), problem.rates(best.knots, best.values))
-    facts = dict(peak=size.peak, warmup=size.warmup, predicted_final_loss=best.loss, law=artefact.read(study.folder / "law.json"))
-    file.write(study.folder / "schedule.json", knots, rates, **facts)
-    knee, end = best.knots[best.values >= problem.ceiling][-1], best.values[-1] / problem.ceiling
-    return f"designed: leaves the peak after step {knee} of {size.steps}, ends at {end:.2g} of it; predicted final loss {best.loss:.4f}"
 
 
 def collect(study: Study) -> dict:

@@ -18,7 +18,7 @@ from kaiyuan_jax.experiments.runs import Run
 
 SOURCES = {"prose": 0.3, "code": 0.3, "math": 0.2, "chinese": 0.2}  # share of the training tokens, as in configs/quickstart.py
 ENDS = (3, 10, 100)  # end rates as fractions of the peak: a third, a tenth, a hundredth
-DECAYS = (20, 40)  # percent of all steps that WSD decays
+DECAYS = (10, 20)  # percent of all steps that WSD decays
 TRUNK, DESIGNED = "constant", "designed"
 TRAIN = ("constant", "cosine_to_10", "two_stage")
 TEST = ("wsd20_to_10", "wsd_s")  # the shapes a law has not seen; the other baselines are predicted too

@@ -36,7 +36,7 @@ def test_every_schedule_reaches_the_peak_and_none_passes_it():
 
 
 @pytest.mark.parametrize(
-    "name, updates", [("two_stage", 240), ("wsd_s", 192), ("wsd20_to_10", 384), ("wsd40_to_3", 288), ("cosine_to_10", 25)]
+    "name, updates", [("two_stage", 240), ("wsd_s", 192), ("wsd20_to_10", 384), ("wsd10_to_3", 432), ("cosine_to_10", 25)]
 )
 def test_branches_share_the_constant_run_up_to_a_checkpoint(name, updates):
     size = schedules.Size()
