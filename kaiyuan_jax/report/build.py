@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kaiyuan_jax import config
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.report import compare, page, result_figures, style, table, training_figures, words
+from kaiyuan_jax.report import compare, forecasts, page, result_figures, style, table, training_figures, words
 from kaiyuan_jax.report.compare import Group
 from kaiyuan_jax.report.load import FINAL, Run, load, recipes
 
@@ -19,12 +19,12 @@ def build(folders, output, *, title: str = "Runs", preliminary: str = "", baseli
     runs = load(folders)
     if baseline and baseline not in [run.name for run in runs]:
         raise config.UserError(f"--baseline: found {baseline!r}, must be one of {', '.join(run.name for run in runs)}")
-    found = compare.groups(runs)
+    found, (foretold, untold) = compare.groups(runs), forecasts.of_runs(runs)
     reference = _reference(runs, found, baseline)
     with style.settings():
-        figures = _figures(runs, found, reference)
+        figures = _figures(runs, found, reference, foretold)
     text = table.text(table.rows(runs, reference), _sources(found)) if reference else "no run was evaluated yet (launch/evaluate.py)"
-    parts = _parts(title, preliminary, runs, found, reference, figures)
+    parts = _parts(title, preliminary, runs, found, reference, [*words.forecasts(foretold), *untold], figures)
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -48,11 +48,12 @@ def _sources(found: list[Group]) -> list[str]:
     return list(dict.fromkeys(source for group in found for model in group.models for source in model.result["heldout"]))
 
 
-def _figures(runs: list[Run], found: list[Group], reference: Group | None) -> list[page.Figure]:
+def _figures(runs: list[Run], found: list[Group], reference: Group | None, foretold: list[forecasts.Forecast]) -> list[page.Figure]:
     """Every figure that these runs have the numbers for."""
     drawn = {
         "data_seen": training_figures.data_seen(runs),
         "learning_rate": training_figures.learning_rates(runs),
+        "forecast": forecasts.draw(foretold),
         "heldout_loss": training_figures.heldout_loss(runs),
         "training_loss": training_figures.training_loss(runs),
     }
@@ -65,7 +66,7 @@ def _figures(runs: list[Run], found: list[Group], reference: Group | None) -> li
     return [page.Figure(name, *words.CAPTIONS[name], png) for name, png in drawn.items() if png]
 
 
-def _parts(title: str, preliminary: str, runs, found: list[Group], reference: Group | None, figures: list[page.Figure]) -> list[str]:
+def _parts(title: str, preliminary: str, runs, found: list[Group], reference: Group | None, foretold: list[str], figures) -> list[str]:
     pictures = {picture.name: page.figure(picture) for picture in figures}
 
     def shown(*names: str) -> list[str]:
@@ -83,7 +84,16 @@ def _parts(title: str, preliminary: str, runs, found: list[Group], reference: Gr
     else:
         parts.append(page.paragraph("No run was evaluated yet; launch/evaluate.py --model=RUN adds the comparison.", "notice"))
         parts.append(page.paragraph(words.scale(runs), "small"))
-    parts.append(page.section("Training", *shown("data_seen", "learning_rate", "heldout_loss", "training_loss"), _runs_table(runs)))
+    said = [page.bullets(foretold)] if foretold else []
+    parts.append(
+        page.section(
+            "Training",
+            *shown("data_seen", "learning_rate", "forecast"),
+            *said,
+            *shown("heldout_loss", "training_loss"),
+            _runs_table(runs),
+        )
+    )
     if reference:
         parts.append(
             page.section(

@@ -5,6 +5,7 @@ alone, and the spread between them is the yardstick for every other difference.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax import config
+from kaiyuan_jax.schedules import file
 
 FINAL = "final"  # the newest checkpoint that was evaluated
 
@@ -103,7 +105,7 @@ def _load_run(folder: Path) -> Run:
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        experiment=config.from_json((folder / "config.json").read_text(encoding="utf-8")),
+        experiment=config.read(folder / "config.json"),
         training=[line for line in lines if "loss" in line],
         heldout=[line for line in lines if any(key.startswith("heldout/") for key in line)],
         models=_models(folder, facts),
@@ -180,7 +182,16 @@ def short_label(experiment: config.Experiment) -> str:
     names = {"wsd": "WSD", "wsd_s": "WSD-S", "wsdc": "WSDC"}
     kind = names.get(schedule.kind, schedule.kind)
     rate = f"constant {number(schedule.peak)}" if schedule.kind == "constant" else f"{kind} to {number(schedule.end)}"
+    if schedule.kind == "file":
+        rate = f"file to {number(file.read(schedule.path).rates[-1])}" if Path(schedule.path).is_file() else "file"
     return f"{order_label(experiment)}, {kind if schedule.kind in ('power', 'piecewise') else rate}"
+
+
+def peak_rate(schedule: config.Schedule) -> float:
+    """The highest rate that a schedule names; of one in a file, the highest of the file where it is there."""
+    if schedule.kind == "file" and Path(schedule.path).is_file():
+        return float(file.read(schedule.path).rates.max())
+    return schedule.peak
 
 
 def order_label(experiment: config.Experiment) -> str:
@@ -202,8 +213,12 @@ def number(value: float) -> str:
 
 def _recipe(experiment: config.Experiment) -> dict:
     tree = dataclasses.asdict(experiment)
-    for name in ("name", "output", "seed", "logging", "evaluation", "mesh", "checkpoint"):
+    for name in ("name", "output", "branch", "seed", "logging", "evaluation", "mesh", "checkpoint"):
         del tree[name]
+    del tree["schedule"]["law"]
+    if experiment.schedule.kind == "file" and Path(experiment.schedule.path).is_file():  # every run folder has its own copy
+        found = file.read(experiment.schedule.path)
+        tree["schedule"]["path"] = hashlib.sha256(found.knots.tobytes() + found.rates.tobytes()).hexdigest()[:8]
     for part, name in (
         ("data", "seed"), ("data", "prefetch"), ("data", "verify_tokens"),
         ("model", "remat"), ("model", "remat_names"), ("optimizer", "accumulation"),

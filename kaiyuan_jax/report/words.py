@@ -3,10 +3,14 @@
 Nothing here is written by hand for one outcome: every sentence follows from a comparison and turns with it.
 """
 
+import numpy as np
+
 from kaiyuan_jax.models import flops
 from kaiyuan_jax.report import compare
 from kaiyuan_jax.report.compare import Group
-from kaiyuan_jax.report.load import Run, number
+from kaiyuan_jax.report.forecasts import Forecast
+from kaiyuan_jax.report.load import Run, number, peak_rate
+from kaiyuan_jax.schedules.laws.named import SCOPE
 
 CAPTIONS = {  # figure -> (title, what to see in it)
     "results": (
@@ -34,6 +38,11 @@ CAPTIONS = {  # figure -> (title, what to see in it)
         "Learning rate",
         "Dots and shading: the checkpoints that an average was made of, and the stretch that they span.",
     ),
+    "forecast": (
+        "Forecast and actual loss",
+        "Dots: the loss of the run. Line and band: what the law that its config names predicted from the schedule alone, and where 90% of "
+        "such runs should lie. Dashed: where the run left the band. Behind, without a scale: the learning rate.",
+    ),
     "heldout_loss": (
         "Held-out loss during training",
         "On the same held-out rows throughout. Thin lines are repeats with another seed.",
@@ -49,6 +58,24 @@ TABLE_NOTE = (
     "next-passage questions. To baseline: difference of the mean to the baseline run with the same seeds (or to the first baseline run), "
     "with paired interval."
 )
+
+
+def forecasts(found: list[Forecast]) -> list[str]:
+    """Of every run that had a forecast: how far off it was, where the run left the band, and what the law was fitted to."""
+    said = []
+    for one in found:
+        last, error = int(one.curve.steps[-1]), one.predicted[-1] - one.curve.losses[-1]
+        inside = ((one.curve.losses >= one.low) & (one.curve.losses <= one.high)).mean()
+        text = f"{one.run}: predicted {one.predicted[-1]:.4f} at step {last:,}, was {one.curve.losses[-1]:.4f} ({error:+.4f}); "
+        text += f"{inside:.0%} of its points lie in the band. "
+        if one.left is None:
+            text += "It never left the band for long. "
+        else:
+            at = int(np.searchsorted(one.curve.steps, one.left))
+            side = "above" if one.curve.losses[at] > one.high[at] else "below"
+            text += f"It left the band at step {one.left:,}, {side} it. "
+        said.append(text + " ".join([f"The law: {one.origin}.", *(f"{doubt}." for doubt in one.doubts)]))
+    return [*said, SCOPE] if said else []
 
 
 def scale(runs: list[Run]) -> str:
@@ -111,7 +138,7 @@ def headline(verdicts: list[compare.Verdict], baseline: Group) -> str:
 
 def caveats(runs: list[Run]) -> list[str]:
     """Limits of the method that hold whatever came out."""
-    peaks = {run.experiment.schedule.peak for run in runs}
+    peaks = {peak_rate(run.experiment.schedule) for run in runs}
     found = [
         "Held-out text comes from the same sources as the training text. It measures fit to these sources, not knowledge or reasoning.",
         "Training losses of different orders cannot be compared at one step, because the runs read different text there. Only the "
