@@ -65,6 +65,8 @@ def collect(study: Study) -> dict:
     results = {
         "size": {key: value for key, value in dataclasses.asdict(study.size).items() if key != "model"},
         "parameters": flops.parameters(study.size.model),
+        "runs": len(found),
+        "updates": sum(study.size.steps - runs.taken_over(run) for run in found),
         "seeds": study.seeds,
         "law": {"name": law.law.name, "formula": law.law.formula, "protocol": law.protocol, "parameters": law.values},
         "schedules": table,

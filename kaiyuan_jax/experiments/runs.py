@@ -8,12 +8,13 @@ the trunk's newest checkpoint at or before update k (training/branch.py), which 
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,27 +46,12 @@ def train(runs: Sequence[Run], processes: int) -> None:
 
     Raises UserError where one of them cannot be trained.
     """
-    waiting, jobs, bar = list(runs), {}, tqdm(total=len(runs), desc="train", unit="run", disable=None)
-    with _workers(processes) as pool, bar:
-        while waiting or jobs:
-            missing = {run.experiment.folder for run in (*waiting, *jobs.values())}
-            ready = [run for run in waiting if run.trunk not in missing]
-            for run in ready[: processes - len(jobs)]:
-                waiting.remove(run)
-                jobs[pool.submit(_train, run)] = run
-            done, _ = concurrent.futures.wait(jobs, timeout=1, return_when=concurrent.futures.FIRST_COMPLETED)
-            bar.set_postfix_str(", ".join(f"{run.folder.name} {_step(run)}" for run in jobs.values()))
-            for job in done:
-                tqdm.write(f"trained {jobs.pop(job).folder.name}: {job.result()}")
-                bar.update()
+    _each(_train, runs, processes, "train")
 
 
 def evaluate(runs: Sequence[Run], rows: int, processes: int) -> None:
     """Reads every finished run on `rows` held-out sequences of each source; see `held_out`."""
-    with _workers(processes) as pool, tqdm(total=len(runs), desc="evaluate", unit="run", disable=None) as bar:
-        for job in concurrent.futures.as_completed([pool.submit(_evaluate, run, rows) for run in runs]):
-            job.result()
-            bar.update()
+    _each(functools.partial(_evaluate, rows=rows), runs, processes, "evaluate")
 
 
 def held_out(run: Run, rows: int) -> dict[str, dict[str, np.ndarray]]:
@@ -76,6 +62,12 @@ def held_out(run: Run, rows: int) -> dict[str, dict[str, np.ndarray]]:
             source, field = key.split("/")
             found.setdefault(source, {})[field] = arrays[key]
     return found
+
+
+def taken_over(run: Run) -> int:
+    """How many updates a run has from its trunk, as its config.json says."""
+    branch = config.read(run.folder / "config.json").branch
+    return int(Path(branch).name) if branch else 0
 
 
 def shared_updates(first: np.ndarray, second: np.ndarray) -> int:
@@ -96,28 +88,46 @@ def rates(experiment: config.Experiment) -> np.ndarray:
 # What a worker does
 
 
+def _each(task: Callable[[Run], str], runs: Sequence[Run], processes: int, title: str) -> None:
+    """Does a task for every run, as many at a time as there are processes; prints what it returns."""
+    waiting, jobs = list(runs), {}
+    with _workers(processes) as free, tqdm(total=len(runs), desc=title, unit="run", disable=None) as bar:
+        while waiting or jobs:
+            missing = {run.experiment.folder for run in (*waiting, *(run for run, _ in jobs.values()))}
+            for run in [run for run in waiting if run.trunk not in missing][: len(free)]:
+                waiting.remove(run)
+                worker = free.pop()
+                jobs[worker.submit(task, run)] = run, worker
+            done, _ = concurrent.futures.wait(jobs, timeout=1, return_when=concurrent.futures.FIRST_COMPLETED)
+            bar.set_postfix_str(", ".join(f"{run.folder.name} {_step(run)}" for run, _ in jobs.values()))
+            for job in done:
+                run, worker = jobs.pop(job)
+                free.append(worker)
+                tqdm.write(f"{run.folder.name}: {job.result()}")
+                bar.update()
+
+
 @contextlib.contextmanager
-def _workers(processes: int) -> Iterable[concurrent.futures.ProcessPoolExecutor]:
+def _workers(processes: int) -> Iterator[list[concurrent.futures.Executor]]:
+    """Executors of one process each, on a core each where there are enough."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has jax may hang
-    slots = spawn.SimpleQueue()
-    for worker in range(processes):
-        slots.put([cores[worker]] if len(cores) >= processes else None)
-    pool = concurrent.futures.ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=(slots,))
+    places = [[core] for core in cores[:processes]] if len(cores) >= processes else [None] * processes
+    found = [concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=(place,)) for place in places]
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        yield pool
+        yield list(found)
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.terminate()  # a run that is under way saves where it stands
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker in found:
+            worker.shutdown(cancel_futures=True)
         signal.signal(signal.SIGTERM, before)
 
 
-def _begin(slots) -> None:
-    cores = slots.get()
+def _begin(cores: list[int] | None) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
         os.environ["XLA_FLAGS"] = f"{ONE_THREAD} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -134,11 +144,11 @@ def _train(run: Run) -> str:
 
         try:
             before = (checkpoint.steps(run.folder / "checkpoints") or [0])[-1]
-            begin = 0 if before or not run.trunk else branching_point(run)
+            begin = branching_point(run) if run.trunk else 0
             start = f"{run.trunk}/checkpoints/{begin}" if begin else ""
             result = loop.train(dataclasses.replace(run.experiment, branch=start), devices=jax.devices()[:1])
         except (UserError, failure.NonFiniteError) as error:
-            raise UserError(f"{run.folder}: {error}") from None
+            raise UserError(str(error) if str(run.folder) in str(error) else f"{run.folder}: {error}") from None
     if not result.finished:
         raise UserError(f"{run.folder}: stopped at step {result.step} of {result.steps}; the same command goes on from there")
     if before == result.steps:
@@ -160,10 +170,10 @@ def _evaluation(run: Run, rows: int) -> Path:
     return run.folder / "evaluation" / f"heldout_{rows}_rows.npz"
 
 
-def _evaluate(run: Run, rows: int) -> None:
+def _evaluate(run: Run, rows: int) -> str:
     path = _evaluation(run, rows)
     if path.exists() and zipfile.is_zipfile(path):
-        return
+        return "was there"
     from kaiyuan_jax.evaluation import heldout
     from kaiyuan_jax.models import decoder
     from kaiyuan_jax.training import checkpoint
@@ -183,6 +193,7 @@ def _evaluate(run: Run, rows: int) -> None:
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **arrays)
     temporary.replace(path)
+    return f"{rows} sequences a source"
 
 
 def _step(run: Run) -> str:

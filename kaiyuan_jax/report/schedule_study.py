@@ -71,10 +71,12 @@ def draw(results: dict) -> list[page.Figure]:
 def setting(results: dict) -> str:
     size, names = results["size"], [row["label"] for row in results["schedules"].values() if row["role"] == "train"]
     tokens = size["steps"] * size["batch_size"] * size["sequence_length"]
+    shared = 1 - results["updates"] / (results["runs"] * size["steps"])
     return (
         f"{results['parameters'] / 1e6:.2f}M parameters, {size['steps']} steps of {size['batch_size'] * size['sequence_length']:,} tokens "
         f"({tokens:,} in all), peak rate {size['peak']:g}, warm-up {size['warmup']} steps, {results['seeds']} seeds; the runs of a seed "
-        "differ in the schedule alone. "
+        f"differ in the schedule alone. {results['runs']} runs, {results['updates']:,} updates: the other {shared:.0%} were "
+        "taken over from the constant runs. "
         f"The law ({results['law']['name']}, protocol {results['law']['protocol']}) is fitted to {', '.join(names)}."
     )
 

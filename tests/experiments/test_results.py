@@ -1,10 +1,12 @@
 """Runs that follow a law exactly are predicted exactly; the law never sees what it is tested on."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from kaiyuan_jax import config
 from kaiyuan_jax.experiments import results, runs, schedules
 from kaiyuan_jax.schedules import file
 from kaiyuan_jax.schedules.laws import fading, minimize, robust
@@ -27,6 +29,8 @@ def follow_the_law(study, shift=lambda name: 0.0):
         run.folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"step": int(s) + 1, "heldout/mean": float(v)}) for s, v in zip(steps, losses, strict=True)]
         (run.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        branch = f"{run.trunk}/checkpoints/8" if run.trunk else ""
+        (run.folder / "config.json").write_text(config.to_json(dataclasses.replace(run.experiment, branch=branch)))
         (run.folder / "evaluation").mkdir(exist_ok=True)
         tokens = np.arange(20, 40)
         arrays = dict(document=np.arange(20), tokens=tokens, nats=tokens * losses[-1])
@@ -47,6 +51,10 @@ def test_a_law_is_predicted_on_schedules_that_it_was_not_fitted_to(collected):
         assert abs(row["errors"]["final"]) < 0.01, name  # of the 0.1 that a decay gains
     assert collected["unseen"]["rank_correlation"] == pytest.approx(1.0)
     assert collected["unseen"]["noise"] == pytest.approx(np.std(OFFSETS, ddof=1))
+
+
+def test_updates_that_a_branch_took_over_are_not_counted_as_trained(collected):
+    assert collected["runs"] == 12 and collected["updates"] == 2 * (40 + 5 * 32)
 
 
 def test_gaps_leave_out_what_a_seed_adds_to_all_its_runs(collected):

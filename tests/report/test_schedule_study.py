@@ -40,7 +40,8 @@ def results():
     }
     return {
         "size": dict(steps=40, warmup=4, peak=3e-3, batch_size=4, sequence_length=16, first=8),
-        "parameters": 1_300_000, "seeds": 2, "law": {"name": "multi_power_fading", "protocol": "robust", "parameters": {}},
+        "parameters": 1_300_000, "runs": 8, "updates": 160, "seeds": 2,
+        "law": {"name": "multi_power_fading", "protocol": "robust", "parameters": {}},
         "schedules": table,
         "unseen": dict(names=["wsd20_to_10", "designed"], mae=0.02, final=0.055, bias=-0.055, gap=0.051, coverage=0.5, final_coverage=1.0,
                        noise=0.012, rank_correlation=-1.0),
@@ -67,6 +68,12 @@ def test_findings_carry_the_numbers_whatever_they_are(results):
     assert "holds 50% of the points" in text and "100% of the final losses" in text
     assert "No conclusion between the two. Actual +0.0010 nats per token (95% over seeds -0.0090 to +0.0110" in text
     assert "designed schedule is number 2 of 4; the lowest is WSD 20% to 1/10" in text
+
+
+def test_the_setting_says_what_was_trained(results):
+    text = schedule_study.setting(results)
+    assert "1.30M parameters, 40 steps of 64 tokens (2,560 in all)" in text and "8 runs, 160 updates: the other 50%" in text
+    assert "fitted to constant, cosine to 1/10" in text
 
 
 def test_schedules_are_listed_by_what_they_reached(results):
