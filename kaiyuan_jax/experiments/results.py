@@ -68,7 +68,13 @@ def collect(study: Study) -> dict:
         "runs": len(found),
         "updates": sum(study.size.steps - runs.taken_over(run) for run in found),
         "seeds": study.seeds,
-        "law": {"name": law.law.name, "formula": law.law.formula, "protocol": law.protocol, "parameters": law.values},
+        "law": {
+            "name": law.law.name,
+            "formula": law.law.formula,
+            "protocol": law.protocol,
+            "parameters": law.values,
+            "moved": law.details.get("moved"),  # by how many deviations of a prior, where the protocol has one
+        },
         "schedules": table,
         "unseen": _over([table[name] for name in unseen]) | {"names": unseen, "rank_correlation": _ranks([table[name] for name in unseen])},
         "laws": _laws(means, unseen, trunk, study.size.starts),

@@ -34,7 +34,7 @@ def curves(results: dict, names: list[str]) -> bytes:
             axis.plot(steps, row["predicted"], color=PREDICTED)
             if row["own_from"] > steps[0]:
                 axis.axvline(row["own_from"], color=style.FAINT, linewidth=0.8, linestyle=":")
-            axis.set_title(f"{row['label']}: {row['errors']['final']:+.3f} at the end")
+            axis.set_title(f"{row['label']}: {row['errors']['final']:+.3f}")
         for axis in axes.flat[len(rows) :]:
             axis.set_visible(False)
         for axis in axes[:, 0]:
@@ -76,7 +76,7 @@ def comparison(results: dict) -> bytes:
     """Left: the designed schedule and the best of each family. Right: differences of final losses with both intervals, and as predicted."""
     found = results["comparison"]
     names = ["designed", *found["tuned"].values()]
-    colours = style.colours(names, (style.RECIPE_COLOURS[3], *style.RECIPE_COLOURS[:2]))
+    colours = style.colours(names, tuple(style.RECIPE_COLOURS[i] for i in (3, 0, 2)))
     with style.settings():
         drawn, axes = style.figure(1, 2, width=4.8, height=3.1)
         left, right = axes[0]

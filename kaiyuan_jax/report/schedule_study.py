@@ -47,7 +47,8 @@ def draw(results: dict) -> list[page.Figure]:
         page.Figure(
             "schedule_study_curves",
             "Curves",
-            "Held-out loss, mean over seeds, and what the law says. Right of the dotted line a run no longer is the constant one.",
+            "Held-out loss, mean over seeds, and what the law says. Titles: predicted less actual loss at the end. Right of the dotted "
+            "line a run no longer is the constant one.",
             schedule_figures.curves(results, shown[:6]),
         ),
         page.Figure(
@@ -85,7 +86,17 @@ def findings(results: dict) -> list[str]:
     """What the numbers say, a sentence or two each."""
     unseen, rows = results["unseen"], results["schedules"]
     noise = f"; the seeds of one schedule scatter by {unseen['noise']:.3f}" if unseen["noise"] is not None else ""
+    fitted = {name: row["errors"]["mae"] for name, row in rows.items() if row["role"] == "train"}
+    worst = max(fitted, key=fitted.get)
+    moved = results["law"]["moved"]
     found = [
+        f"The law misses its own training curves by {sum(fitted.values()) / len(fitted):.3f} nats per token on average, "
+        f"{rows[worst]['label']} by {fitted[worst]:.3f}."
+        + (
+            f" The curves moved no shape parameter by more than {max(map(abs, moved.values())):.1f} deviations of its prior."
+            if moved
+            else ""
+        ),
         f"On the {len(unseen['names'])} schedules that it was not fitted to, the law's final losses are off by {unseen['final']:.3f} nats "
         f"per token on average ({unseen['bias']:+.3f} with the sign kept, above 0 where it promises too little){noise}.",
         f"Their gaps to the cosine to a tenth are off by {unseen['gap']:.3f} on average; the rank correlation of predicted and actual "
