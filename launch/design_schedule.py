@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.flags import run
+from kaiyuan_jax.flags import one_thread, run
 
 LAW = flags.DEFINE_string("law", None, "A law.json of launch/fit_law.py.", required=True)
 STEPS = flags.DEFINE_integer("steps", None, "Updates of the whole run.", required=True)
@@ -33,6 +33,7 @@ FIGURE = flags.DEFINE_string("figure", "", "A picture of it beside the tuned fam
 
 def main(argv):
     del argv
+    one_thread()
     for name, suffix in (("output", ".json"), ("figure", ".png")):
         path = Path(flags.FLAGS[name].value)
         if path.name and (path.suffix != suffix or not path.parent.is_dir()):

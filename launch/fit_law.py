@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.flags import run
+from kaiyuan_jax.flags import one_thread, run
 
 CURVES = flags.DEFINE_string("curves", None, "Folder of the curves (or one run folder).", required=True)
 TRAIN_ON = flags.DEFINE_list("train", None, "Names of the curves to fit.", required=True)
@@ -39,6 +39,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of random starts.")
 
 def main(argv):
     del argv
+    one_thread()
     for flag, suffix in (("output", ".json"), ("report", ".html")):
         path = Path(flags.FLAGS[flag].value)
         if path.name and (path.suffix != suffix or not path.parent.is_dir()):

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.flags import run
+from kaiyuan_jax.flags import one_thread, run
 
 LAW = flags.DEFINE_string("law", None, "A law.json of launch/fit_law.py.", required=True)
 SCHEDULE = flags.DEFINE_string("schedule", None, "The schedule whose loss is asked for.", required=True)
@@ -26,6 +26,7 @@ SHOWN = 8  # lines on the terminal
 
 def main(argv):
     del argv
+    one_thread()
     import numpy as np
 
     from kaiyuan_jax.schedules.laws import artefact, forecast, given, rebuild
