@@ -1,8 +1,9 @@
 """A whole schedule from samples of it: the rate of every update from the `lr` column of a loss curve.
 
 Samples are cut into the longest stretches that one formula passes through: constant, linear, exponential (ln rate is linear), inverse
-(1/rate is linear) or cosine. All agree with their samples to `TOLERANCE` of the peak (rates are often logged as float32), and where the
-samples are exact so is the schedule. Rates that were printed with few digits are followed within their rounding. Between two stretches
+(1/rate is linear), cosine, 1 - sqrt, sqrt_cube or square (schedules/shapes.py). All agree with their samples to `TOLERANCE` of the peak
+(rates are often logged as float32), and where the samples are exact so is the schedule. Rates that were printed with few digits are
+followed within their rounding. Between two stretches
 
 * that meet between the samples, the meeting point is the knee (a WSD decay sampled every 128 steps gives back its first step exactly);
 * that do not meet, the rate jumps. Which update is the first of the new level is not in the samples: it is the later sample where the
@@ -22,7 +23,6 @@ from kaiyuan_jax.config import UserError
 
 TOLERANCE = 2e-7  # of the peak
 JUMP = 0.02  # of the peak: a smaller step between two stretches is interpolated
-_COSINE_POINTS = 6  # a cosine has four numbers: fewer points say nothing
 
 Formula = Callable[[np.ndarray], np.ndarray]  # steps -> rates
 
@@ -53,7 +53,7 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, ass
         begin, end, change = straight[0][0], straight[-1][1], max(change for *_, change in straight)
         notes.append(
             f"no known shape passes through {len(straight)} intervals of its lr column between steps {begin} and {end} "
-            f"(constant, linear, cosine, exponential and inverse were tried): interpolated linearly; one interval changes the rate by "
+            f"(those of schedules/shapes.py were tried): interpolated linearly; one interval changes the rate by "
             f"up to {change:.3g}"
         )
     notes += _begin(whole, steps, rates, found[0], warmup, assumed, TOLERANCE * rates.max())
@@ -95,13 +95,19 @@ def _rounding(rates) -> float:
 
 
 def _stretches(steps, rates, tolerance) -> list[Stretch]:
-    found, first = [], 0
+    found, first, curved = [], 0, 0
     while first < len(steps):
-        last, formula = first, None
-        for family, fewest in _FAMILIES:
-            reach, fitted = _reach(family, steps, rates, first, max(last + 1, first + fewest - 1), tolerance)
-            if reach > last:
-                last, formula = reach, fitted
+        last, formula, error = first, None, np.inf
+        # Schedules are a few shapes after one another: where many stretches were none of the curved ones, these cost too much to try.
+        for family, fewest in (*_LINES, *_CURVES) if len(found) < 8 + 4 * curved else _LINES:
+            if last == len(steps) - 1 and error <= 1e-6 * tolerance:
+                break
+            reach, fitted = _reach(family, steps, rates, first, max(last, first + fewest - 1), tolerance)
+            if fitted and reach >= last:  # the longest, and among equals the closest: short stretches of two shapes can look alike
+                apart = np.abs(fitted(steps[first : reach + 1]) - rates[first : reach + 1]).max()
+                if reach > last or apart < error:
+                    last, formula, error, is_curved = reach, fitted, apart, fewest == _CURVED
+        curved += formula is not None and is_curved
         found.append(Stretch(first, last, formula))
         first = last + 1
     return found
@@ -192,13 +198,53 @@ def _cosine(steps, rates, tolerance) -> Formula | None:
     return formula if np.abs(formula(steps) - rates).max() <= tolerance else None
 
 
-_FAMILIES = (  # with the fewest samples that say something
+def _power(exponent: float, origin_first: bool):
+    """The family a + b d^exponent, d the distance to an origin in front of the stretch or behind it; beyond the origin it stays at a."""
+
+    def family(steps, rates, tolerance) -> Formula | None:
+        begin, span = steps[0], float(steps[-1] - steps[0])
+        thin = np.unique(np.linspace(0, len(steps) - 1, 256).astype(np.int64))
+        u, r = (steps[thin] - begin) / span, rates[thin]
+        if origin_first:
+            u = 1 - u  # count from the other end: the origin is then at 1 or later
+        beyond = np.concatenate([[0.0], np.geomspace(1e-4, 30, 30)])
+        shapes = (1 + beyond[:, None] - u) ** exponent
+        shapes -= shapes.mean(axis=1, keepdims=True)
+        explained = (shapes @ r) ** 2 / np.sum(shapes**2, axis=1)  # of the squares of r around its mean
+        origin = 1 + beyond[int(np.argmax(explained))]
+        for step in range(40):
+            columns = _columns(u, origin, exponent)
+            a, b = np.linalg.lstsq(columns, r, rcond=None)[0]
+            if step == 5 and np.abs(columns @ [a, b] - r).max() > 100 * tolerance:
+                return None
+            slope = b * exponent * np.maximum(origin - u, 1e-9) ** (exponent - 1)
+            change = np.linalg.lstsq(np.column_stack([columns, slope]), r - columns @ [a, b], rcond=None)[0][2]
+            closest = origin + change if origin + change >= 1 else (origin + 1) / 2  # the origin lies outside the stretch
+            if abs(closest - origin) < 1e-15 * origin:
+                break
+            origin = closest
+
+        def formula(at):
+            v = (np.asarray(at) - begin) / span
+            return (_columns(1 - v if origin_first else v, origin, exponent) @ [a, b]).reshape(np.shape(at))
+
+        return formula if np.abs(formula(steps) - rates).max() <= tolerance else None
+
+    return family
+
+
+def _columns(u, origin, exponent):
+    return np.stack([np.ones(np.size(u)), np.maximum(origin - np.ravel(u), 0.0) ** exponent], axis=1)
+
+
+_LINES = (  # with the fewest samples that say something
     (_constant, 2),
     (_straight(lambda rate: rate, None), 3),
     (_straight(np.log, np.exp), 3),
     (_straight(lambda rate: 1 / rate, _inverse), 3),
-    (_cosine, _COSINE_POINTS),
 )
+_CURVED = 6
+_CURVES = ((_cosine, _CURVED), (_power(0.5, True), _CURVED), (_power(1.5, False), _CURVED), (_power(2.0, False), _CURVED))
 
 
 # Between stretches, and in front of the first

@@ -10,8 +10,6 @@ from kaiyuan_jax.schedules import shapes
 from kaiyuan_jax.schedules.laws import rebuild
 from tests.schedules.laws import released
 
-SHAPES = ("constant", "linear", "cosine", "exponential", "inverse")
-
 
 def chain(parts, warmup, peak=1e-3):
     """A warm-up, then (shape, steps, level) after one another; a constant part whose level is another one begins with a jump."""
@@ -36,12 +34,12 @@ def test_released_schedules_come_back_to_a_billionth(size, name, warmup):
     assert any("a linear one of 2160 updates is assumed" in note for note in notes) == (warmup is None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_chain_of_known_shapes_comes_back_from_samples(data):
     stride, phase = data.draw(st.integers(2, 90)), data.draw(st.integers(0, 89))
     levels = data.draw(st.permutations([0.8, 0.45, 0.25, 0.1, 0.03]))
-    kinds = data.draw(st.lists(st.sampled_from(SHAPES[1:]), min_size=1, max_size=4))
+    kinds = data.draw(st.lists(st.sampled_from(shapes.NAMES), min_size=1, max_size=4))
     warmup, parts, before = data.draw(st.integers(1, 300)), [], 1.0
     for kind, level in zip(kinds, levels, strict=False):
         hold = data.draw(st.integers(0, 20)) * stride + data.draw(st.integers(0, stride))
@@ -51,7 +49,7 @@ def test_any_chain_of_known_shapes_comes_back_from_samples(data):
     whole = chain(parts, warmup)
     steps = np.arange(warmup + phase % stride, whole.size, stride)
     rates, notes = rebuild.rebuild(steps, whole[steps], warmup + 1)
-    np.testing.assert_allclose(rates, whole[: rates.size], rtol=0, atol=2e-9 * whole.max())
+    np.testing.assert_allclose(rates, whole[: rates.size], rtol=0, atol=2.5 * rebuild.TOLERANCE * whole.max())
     assert notes == []
 
 
