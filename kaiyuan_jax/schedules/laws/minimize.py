@@ -6,13 +6,16 @@ close together at the end, where the rate changes fast. The rates at the knots c
     r_i = floor + (ceiling - floor) (1 - w_1 - ... - w_i),        w_1 + ... + w_{N+1} = 1, the last left over above the floor
 
 so every z is a schedule that falls and keeps to the floor, and L-BFGS needs no constraints. The released code moves 21,840 rates one by
-one; that finds staircases, because the law counts a fall made in one step wholly at the lower rate and so rewards a jump that no training
-run would tell from a fall in ten steps (with the released parameters a jump gains 8e-4 nats at T = 72,000). Lines of many steps do not.
+one.
 
-For the multi-power laws loss and gradient are exact to 1e-6 and cost O(knots) instead of O(steps). On a line of n steps every step falls by
-the same (r_{i-1} - r_i) / n, so the law's sum over them is that times a sum of G at rates and summed rates x which are polynomials in the
-step: short lines are summed step by step, long ones by Gauss-Legendre with `NODES` nodes over [first - 1/2, last + 1/2]. Any other law is
-evaluated on the whole schedule with a gradient by differences over the knots, hundreds of times slower.
+For the multi-power laws loss and gradient cost O(knots) instead of O(steps). On a line of n steps the rate falls evenly, so the law's sum
+over them is (r_{i-1} - r_i) times a mean of G over the line, taken by Gauss-Legendre with `NODES` nodes; rates and summed rates x at the
+nodes are polynomials in the step. Any other law is evaluated on the whole schedule with a gradient by differences over the knots, hundreds
+of times slower.
+
+That mean lets the rate pass through all values between two updates. The law itself counts the whole fall of a step at its lower end, where
+G is larger, and so rewards jumps: with the released parameters, staircases of a few steps gain up to 8e-4 nats that no training run would
+show. On smooth schedules the two readings agree (5e-6 nats over 24,000 steps, 3e-4 over 480); what is reported is the law's own.
 """
 
 import dataclasses
@@ -123,13 +126,17 @@ class MultiPower:
         self.head_x = head.sum() - (np.cumsum(head) - head)[source]  # without what is still to come
         self.head_sum, self.least = head.sum(), 1e-12 * head.max()  # as in the law: rates below count as this in eta^-gamma
 
-        self.line, step, self.weight = _nodes(knots)
-        self.begin = np.searchsorted(self.line, np.arange(knots.size - 1))  # of each line's nodes
+        place, weight = np.polynomial.legendre.leggauss(NODES)
         self.length = np.diff(knots).astype(np.float64)
-        share = (step - knots[self.line]) / self.length[self.line]
+        self.line = np.repeat(np.arange(self.length.size), NODES)
+        share = np.tile((place + 1) / 2, self.length.size)
+        self.begin, self.weight = NODES * np.arange(self.length.size), np.tile(weight / 2, self.length.size)
         self.of_a, self.of_b = 1 - share, share  # rate of a node from those at the ends of its line, a and b
-        left = (knots[self.line + 1] - step + 1) / 2  # the sum of the rates from a node to the end of its line is left (rate + b)
-        self.x_of_a, self.x_of_b = left * self.of_a, left * (1 + share)
+        # What falls between the updates k - 1 and k acts from update k on. From there to the end of the line the rates sum to
+        # left (rate + b), with the rate of half an update later.
+        n = self.length[self.line]
+        left, later = (n * (1 - share) + 0.5) / 2, share + 0.5 / n
+        self.x_of_a, self.x_of_b = left * (1 - later), left * (1 + later)
 
     def at(self, theta: np.ndarray) -> Callable:
         """Rates at the knots -> (loss, gradient) under the parameters theta."""
@@ -146,7 +153,7 @@ class MultiPower:
             x = np.maximum(later[line + 1] + self.x_of_a * of_a + self.x_of_b * of_b, self.least)  # a node may lie half a step outside
             c = np.exp(lnC - gamma * np.log(rate))
             gain, slope = _gain(c * x, beta)
-            gain = np.add.reduceat(self.weight * gain, self.begin) / n
+            gain = np.add.reduceat(self.weight * gain, self.begin)
             head_gain, head_slope = _gain(head_c * (self.head_x + later[0]), beta)
             total = self.head_sum + later[0]
             power = np.exp(lnA - alpha * np.log(total))
@@ -155,7 +162,7 @@ class MultiPower:
             loss = L0 + power - scale * gained
 
             # Derivatives of the gain, backwards: by x and the rate of the nodes, by the sums of the lines, by the ends of the lines.
-            by_x = self.weight * ((a - b) / n)[line] * slope * c
+            by_x = self.weight * (a - b)[line] * slope * c
             by_rate = -gamma * by_x * x / rate
             stacked = np.stack([by_x, by_x * self.x_of_a + by_rate * self.of_a, by_x * self.x_of_b + by_rate * self.of_b])
             by_later, by_a, by_b = np.add.reduceat(stacked, self.begin, axis=1)
@@ -173,19 +180,6 @@ def _gain(cx, beta):
     """G = 1 - (1 + cx)^-beta and its derivative by cx."""
     log = np.log1p(cx)
     return -np.expm1(-beta * log), beta * np.exp(-(beta + 1) * log)
-
-
-def _nodes(knots):
-    """Where the sums over the lines are taken: line, step (real) and weight of every node."""
-    place, share = np.polynomial.legendre.leggauss(NODES)
-    lines, steps, weights = [], [], []
-    for line, (begin, end) in enumerate(zip(knots[:-1], knots[1:], strict=True)):
-        if end - begin <= 2 * NODES:
-            step, weight = np.arange(begin + 1.0, end + 1), np.ones(end - begin)
-        else:
-            step, weight = begin + 0.5 + (end - begin) * (place + 1) / 2, (end - begin) * share / 2
-        lines.append(np.full(step.size, line)), steps.append(step), weights.append(weight)
-    return np.concatenate(lines), np.concatenate(steps), np.concatenate(weights)
 
 
 def _differences(law, theta, problem, knots):
@@ -267,19 +261,10 @@ def _clipped(rates, problem):
 
 
 def _regraded(best: Design, knots: np.ndarray, count: int) -> np.ndarray:
-    """Knots half of which are spread over how far the first solution has fallen, and half over time, closer together towards the end.
-
-    Never closer than half of `graded`, so that no line is a jump.
-    """
+    """Knots half of which are spread over how far the first solution has fallen, and half over time, closer together towards the end."""
     every = np.linspace(knots[0], knots[-1], 4096)
     rates = np.interp(every, best.knots, best.values)
     fallen = (rates[0] - rates) / max(rates[0] - rates[-1], 1e-300)
     time = np.linspace(0, 1, every.size)
     progress = 0.5 * fallen + 0.4 * (1 - np.sqrt(1 - time)) + 0.1 * time
-    wanted = np.round(np.interp(np.linspace(0, 1, count + 1), progress, every)).astype(np.int64)
-    free, kept = int(knots[-1] - knots[0]), [int(knots[-1])]
-    for knot in wanted[-2:0:-1]:  # from the end, which must stay
-        left = int(knots[-1]) - knot
-        if kept[-1] - knot >= max(free / count**2, np.sqrt(left * free) / count) and knot > knots[0]:
-            kept.append(int(knot))
-    return np.array([int(knots[0]), *reversed(kept)])
+    return np.unique(np.round(np.interp(np.linspace(0, 1, count + 1), progress, every)).astype(np.int64))

@@ -64,26 +64,45 @@ def any_rates(draw, problem, knots):
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(EXACT), any_problem(), st.integers(4, 60))
-def test_the_loss_over_the_knots_is_the_law_over_every_step(data, law, problem, count):
+def test_one_long_line_is_worth_what_its_steps_are_worth_one_by_one(data, law, problem, count):
     knots = minimize.graded(problem, count)
     theta, values = data.draw(any_theta(law)), data.draw(any_rates(problem, knots))
-    assume(values[-1] > 1e-3 * PEAK)  # at a rate of nearly 0 within one line no quadrature holds; the next test goes there
-    rates = problem.rates(knots, values)
-    first = minimize.FIRST_SOURCE[law.name](problem.warmup)
-    exact = law.evaluate(quadrature.exact(rates, np.array([rates.size - 1]), first), theta)[0]
-    assert minimize.objective(law, theta, problem, knots)(values)[0] == pytest.approx(exact, abs=3e-5)
+    assume(values[-1] > 1e-3 * PEAK)  # no quadrature holds where the rate of one line goes to 0
+    every = np.arange(problem.first, problem.steps)
+    one_by_one = minimize.objective(law, theta, problem, every)(problem.rates(knots, values)[problem.first :])[0]
+    assert minimize.objective(law, theta, problem, knots)(values)[0] == pytest.approx(one_by_one, abs=3e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data(), st.sampled_from(EXACT), st.integers(1, 400))
+def test_the_loss_is_the_law_where_the_rate_passes_through_all_values_between_two_updates(data, law, seed):
+    problem = Problem(warmed_up(PEAK, 20), 60, 1e-2 * PEAK)
+    theta, knots = data.draw(any_theta(law)), np.arange(20, 60)
+    values = data.draw(any_rates(problem, knots))
+    parameters = law.values(theta)
+    C = parameters["C"] * (PEAK ** parameters["gamma"] if "fading" in parameters else 1.0)
+    rates, gained = problem.rates(knots, values), 0.0
+    for k in range(minimize.FIRST_SOURCE[law.name](20), 60):
+        share = (np.arange(2000) + 0.5) / 2000 if k > 20 else np.ones(1)  # the warm-up is what the law says
+        rate = rates[k - 1] + (rates[k] - rates[k - 1]) * share
+        later = rates[k - 1] + (rates[k] - rates[k - 1]) * (share + 0.5)
+        x = rates[k + 1 :].sum() + ((1.5 - share) / 2 * (later + rates[k]) if k > 20 else rates[k])
+        gained += (rates[k - 1] - rates[k]) * np.mean(1 - (1 + C * rate ** -parameters["gamma"] * np.maximum(x, 0)) ** -parameters["beta"])
+    fade = (rates.sum() / 2.4) ** -parameters.get("fading", 0.0)
+    expected = parameters["L0"] + parameters["A"] * rates.sum() ** -parameters["alpha"] - parameters["B"] * fade * gained
+    assert minimize.objective(law, theta, problem, knots)(values)[0] == pytest.approx(expected, abs=2e-4 * parameters["B"] * PEAK)
 
 
 @pytest.mark.parametrize("law", EXACT, ids=lambda law: law.name)
 @pytest.mark.parametrize("size", RELEASED)
-def test_on_the_optimum_the_loss_is_exact_to_a_millionth(law, size):
+def test_on_the_optimum_the_loss_is_the_laws_own_to_a_hundred_thousandth(law, size):
     values, _ = RELEASED[size]
     theta = law.theta(values if "fading" not in law.parameters else values | dict(C=values["C"] * PEAK ** -values["gamma"], fading=0.12))
     problem = Problem(warmed_up(PEAK, 2159), 24_000, 3e-7)
     best = minimize.design(law, theta, problem)
     rates = problem.rates(best.knots, best.values)
     exact = law.evaluate(quadrature.exact(rates, np.array([23_999]), minimize.FIRST_SOURCE[law.name](2159)), theta)[0]
-    assert minimize.objective(law, theta, problem, best.knots)(best.values)[0] == pytest.approx(exact, abs=1e-6)
+    assert minimize.objective(law, theta, problem, best.knots)(best.values)[0] == pytest.approx(exact, abs=1e-5)
 
 
 @settings(deadline=None, max_examples=60)
@@ -153,12 +172,13 @@ def test_more_knots_change_next_to_nothing():
     assert -1e-6 <= coarse - fine <= 2e-5
 
 
-def test_where_a_zero_rate_is_free_the_floor_holds_the_end():
-    values = RELEASED["25M"][0] | dict(gamma=1.4, C=2.0 * PEAK**0.75)
-    theta, (free, floored) = AFTER.theta(values), (Problem(warmed_up(PEAK, 200), 4000, floor) for floor in (0.0, 1e-3 * PEAK))
+@pytest.mark.parametrize("gamma", [1.05, 1.36, 2.0])
+def test_where_a_zero_rate_looks_free_the_loss_stays_finite_and_the_floor_is_kept(gamma):
+    theta = AFTER.theta(RELEASED["25M"][0] | dict(gamma=gamma, C=200 * PEAK**gamma))
+    free, floored = (Problem(warmed_up(PEAK, 200), 4000, floor) for floor in (0.0, 1e-3 * PEAK))
     low, high = (minimize.design(AFTER, theta, problem) for problem in (free, floored))
-    assert low.values[-1] < 1e-4 * PEAK and high.values[-1] == pytest.approx(1e-3 * PEAK, rel=0.2)
-    assert low.loss <= high.loss + 1e-9 and np.isfinite(low.loss)
+    assert np.isfinite([low.loss, high.loss]).all() and high.values[-1] >= 1e-3 * PEAK * (1 - 1e-12)
+    assert low.loss <= high.loss + 1e-5
 
 
 def test_the_best_continuation_of_the_best_schedule_is_its_end():
@@ -180,11 +200,29 @@ def test_a_run_that_has_fallen_before_ends_otherwise_than_one_that_has_not():
     assert best.loss == pytest.approx(exact, abs=2e-6)
 
 
-def test_no_line_is_a_jump():
+def test_a_jump_is_worth_no_more_than_a_fall_in_a_few_steps():
     theta, problem, _ = released("25M", 72_000)
+    losses = []
+    for length in (1, 20):
+        knots = np.array([problem.first, 66_390, 66_390 + length, 71_999])
+        values = np.array([PEAK, PEAK, PEAK / 10, 1e-6])
+        own = AFTER.evaluate(quadrature.exact(problem.rates(knots, values), np.array([71_999]), 2160), theta)[0]
+        losses.append((minimize.objective(AFTER, theta, problem, knots)(values)[0], own))
+    (jump, own_jump), (fall, own_fall) = losses
+    assert abs(jump - fall) < 2e-4
+    assert own_fall - own_jump > 2e-3  # what the law would pay for the jump
     best = minimize.design(AFTER, theta, problem)
-    assert np.diff(best.knots).min() >= 5
     assert np.abs(np.diff(problem.rates(best.knots, best.values)[2160:])).max() < 1e-3 * PEAK
+
+
+@pytest.mark.parametrize("steps", [200, 480])
+def test_a_short_run_gets_no_staircase(steps):
+    problem = Problem(warmed_up(3e-3, steps // 20), steps, 3e-6)
+    values = dict(L0=3.0, A=0.5, alpha=0.5, B=60.0, C=266.0, beta=0.22, gamma=0.42, fading=0.12)
+    law = catalogue.LAWS["multi_power_fading"]
+    rates = problem.rates((best := minimize.design(law, law.theta(values), problem)).knots, best.values)[problem.first :]
+    falls = -np.diff(rates[rates < 0.99 * 3e-3])
+    assert falls.max() < 4 * max(falls.mean(), 1e-2 * 3e-3) and (falls[1:-1] > 0).mean() > 0.9
 
 
 def test_without_room_above_the_floor_the_rate_is_constant():
