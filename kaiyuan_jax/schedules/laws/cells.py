@@ -28,8 +28,8 @@ import numpy as np
 
 LEAF = 8  # steps of the smallest cell
 ORDER = 4  # most nodes of a Gauss rule
-TOLERANCE = 2e-6  # of the peak rate, for each term of the error of one cell; errors of cells rarely add up
-VARIATION = 4.0  # a schedule whose rate goes up and down more than this many peaks has as many more cells: each gets less tolerance
+TOLERANCE = 8e-7  # of the peak rate, for each term of the error of one cell; errors of cells rarely add up
+VARIATION = 2.0  # a schedule whose rate goes up and down more than this many peaks has as many more cells: each gets less tolerance
 AMPLITUDE = 0.5
 FLOOR = 1e-12  # rates below this share of the peak count as this in ln eta: the limit of eta -> 0
 BAND = 0.35  # of ln eta, for tensors
@@ -87,30 +87,33 @@ def tree(rates: np.ndarray, gap: np.ndarray, log_rate: np.ndarray, y: np.ndarray
     levels = [fine]
     while len(levels) < len(widths):
         levels.append(_parents(levels[-1], LEAF * 2 ** len(levels), y))
-    cell = {name: np.concatenate([level[name] for level in levels]) for name in fine}
-    sums = np.ascontiguousarray(cell["sums"].T)
-    mass, count = sums[0], sums[_COUNT]
+    cell = {name: np.concatenate([level[name] for level in levels]) for name in fine if name != "sums"}
+    sums = np.concatenate([level["sums"].T for level in levels], axis=1)  # [_YY + 1, N]: long rows from here on
+    mass, count = sums[0].copy(), sums[_COUNT].copy()
     size = np.concatenate([np.full(level["cell"].size, LEAF * 2**i) for i, level in enumerate(levels)])
     offset = np.cumsum([0, *(2 * width for width in widths)])
     index = np.full(offset[-1], -1)
     index[np.concatenate([level["cell"] + o for level, o in zip(levels, offset, strict=False)])] = np.arange(size.size)
-    sums = sums / mass
+    sums /= mass
     gram = _cholesky(sums[_M])
     u, v = _project(gram, sums[_U]), _project(gram, sums[_Y])
     first = y[cell["step"]]
     stop = np.minimum(cell["step"] + size, gap.size) - 1
     extent = np.maximum(cell["last"] - first, size * (peak * np.exp(cell["high"])))
-    begin = first + peak * np.exp(cell["low"]) if early else np.full(mass.size, np.inf)
-    worth = mass * ((y[-1] + rates[-1]) / begin) if early else mass
+    worth, bend = mass, (cell["high"] - cell["low"]) ** 2 / 16
+    if early:
+        begin = first + peak * np.exp(cell["low"])
+        worth = mass * ((y[-1] + rates[-1]) / begin)
+        cosh = 1 + 2 * begin / extent
+        bend = bend + (cosh - np.sqrt(cosh**2 - 1)) ** 2
     share = worth / tolerance
-    left = (sums[_UU], u), (sums[_YY], v)
-    reach = _reach(count, (cell["high"] - cell["low"]) / 2, left, worth / rule_tolerance, extent, begin)
+    reach = _reach(count, ((sums[_UU], u), (sums[_YY], v)), worth / rule_tolerance, extent, bend)
     degree = max(4, math.ceil(math.log(AMPLITUDE * max(variation / tolerance, 1)) / -math.log(BAND / 4 * math.sqrt(2))))
     tensor = np.full(mass.size, np.inf)
     rough = _rough(widths, index, count, cell, reach, extent, degree)
     if rough.any():
-        distance = _distance((AMPLITUDE * share[rough]) ** (-2 / degree) - (BAND / 4) ** 2, extent[rough])
-        tensor[rough] = np.where(distance <= begin[rough], distance, np.inf)
+        bend = bend[rough] - ((cell["high"] - cell["low"])[rough] / 4) ** 2 + (BAND / 4) ** 2
+        tensor[rough] = _distance((AMPLITUDE * share[rough]) ** (-2 / degree) - bend, extent[rough])
     return Tree(widths, index, count, mass, cell["last"], y[stop] + rates[stop], reach, tensor, degree, gram, u, v)
 
 
@@ -153,14 +156,16 @@ def _leaves(gap, log_rate, y):
 def _parents(cell, size, y):
     """The level above, of cells of `size` steps: moments move to the parent's z, y to the parent's last step."""
     parent = cell["cell"] // 2
-    start = np.flatnonzero(np.diff(parent, prepend=-1))
+    new = np.ones(parent.size, bool)
+    np.not_equal(parent[1:], parent[:-1], out=new[1:])
+    start = np.flatnonzero(new)
     step = cell["step"][start] // size * size
     last = y[np.minimum(step + size, y.size) - 1]
     right = cell["cell"] % 2 == 1
-    place = np.cumsum(np.diff(parent, prepend=parent[0]) > 0)
+    place = np.cumsum(new) - 1
+    right, left = np.flatnonzero(right), np.flatnonzero(~right)
     sums = np.zeros((start.size, _YY + 1))
     sums[place[right]] = cell["sums"][right] @ _HALVES[1]  # the right half ends with its parent
-    left = ~right
     moved = cell["sums"][left]
     back = cell["last"][left] - last[place[left]]
     moved[:, _YY] += back * (2 * moved[:, _Y.start] + back * moved[:, 0])
@@ -206,16 +211,17 @@ def _distance(inverse, extent):
     return np.where(inverse <= 1e-12, np.inf, extent / 4 * (one_over + 1 / one_over - 2))
 
 
-def _reach(count, half, left, share, extent, begin):
+def _reach(count, left, share, extent, bend):
+    """The least distance for each order; `bend` is the part of 1/rho^2 that does not depend on it."""
     (left_u, u), (left_y, y) = left
     reach = np.empty((ORDER, count.size))
     for n in range(1, ORDER + 1):
         left_u, left_y = np.maximum(left_u - u[n - 1] ** 2, 0), np.maximum(left_y - y[n - 1] ** 2, 0)
         # rho^-2n must be at most 1/(AMPLITUDE share), and at most 4/(share sd)^2 for the first order of what the projection leaves
         most = np.minimum(1 / (AMPLITUDE * share), 4 / np.maximum(share * np.sqrt(left_u), 1e-30) ** 2)
-        distance = _distance(np.exp(np.log(most) / n) - (half / 2) ** 2, extent)
+        distance = _distance(np.exp(np.log(most) / n) - bend, extent)
         distance = np.maximum(distance, 0.55 * np.sqrt(share * left_y))
-        distance[(distance > begin) | (share * left_u > 4)] = np.inf
+        distance[share * left_u > 4] = np.inf
         distance[(count <= n) | (share <= 1)] = 0  # sources themselves; or not worth more than one node
         reach[n - 1] = distance
     return np.minimum.accumulate(reach, axis=0)
@@ -228,8 +234,8 @@ def _rough(widths, index, count, cell, reach, extent, degree):
     smooth = 1 + sum((row > extent).astype(np.int64) for row in reach)
     cost = np.where(smooth <= ORDER, np.minimum(smooth, count), np.inf)
     rough = np.zeros(cost.size, bool)
-    if not np.any(np.isinf(cost) & (tensor < count)):
-        return rough
+    if np.count_nonzero(np.isinf(cost) & (tensor < count)) < 32:
+        return rough  # kinks alone; or a stretch so short that its sources may be kept
     below, offset = None, 0
     for width in widths:
         here = index[offset : offset + 2 * width]

@@ -91,16 +91,11 @@ def build(rates: np.ndarray, steps: np.ndarray, first: int = 1, falls_only: bool
             which, back = np.unique(cell, return_inverse=True)
             weight, u, at = rules.gauss(tree, which, n)[:, back]
             found.append((np.repeat(who, n), (weight * sign[:, None]).ravel(), u.ravel() + log_peak, at.ravel()))
-    for who, cell, first_source, last_source, order in tensor:
-        which, index, back = np.unique(cell, return_index=True, return_inverse=True)
-        begin, end = first_source[index], last_source[index]
-        k = order[_runs(begin, end - begin)]
-        owner, weight, u, at = rules.tensors(
-            np.repeat(np.arange(which.size), end - begin), gap[k], log_rate[k] - log_peak, y[k], tree.degree
-        )
-        offset = np.searchsorted(owner, np.arange(which.size + 1))
-        count = np.diff(offset)[back]
-        pair = _runs(offset[back], count)
+    for who, cell, k in tensor:
+        owner, weight, u, at = rules.tensors(k[0], gap[k[1]], log_rate[k[1]] - log_peak, y[k[1]], tree.degree)
+        offset = np.searchsorted(owner, np.arange(cell.max() + 2))
+        count = np.diff(offset)[cell]
+        pair = _runs(offset[cell], count)
         found.append((np.repeat(who, count), weight[pair], u[pair] + log_peak, at[pair]))
     who, weight, log_rate, at = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.argsort(who.astype(np.uint16) if steps.size < 2**16 else who, kind="stable")  # 16 bits sort by radix
@@ -141,8 +136,8 @@ def _runs(begin, count):
 def _cover(tree, gap, steps, total):
     """Which cells stand for the past of which evaluated step, from the top down.
 
-    Returns a (step index, cell, sign) for each order of Gauss rule; tensors (step index, cell, its sources [begin, end) in order) for
-    each level that has any; (step index, source).
+    Returns (step index, cell, sign) for each order of Gauss rule; for each level that has tensors (step index, tensor) and the
+    (tensor, source) of which they are made; (step index, source).
     """
     S = total[steps]
     order = np.concatenate([np.flatnonzero(gap > 0), np.flatnonzero(gap < 0)])
@@ -177,7 +172,17 @@ def _cover(tree, gap, steps, total):
             count = (end - begin)[pick]
             sources.append((np.repeat(who[pick], count), order[_runs(begin[pick], count)]))
             if rough.any():
-                tensors.append((who[rough], cell[rough], begin[rough], end[rough], order))
+                # A step that sees both signs of a cell as tensors sees them as one.
+                seen, one = np.unique(who[rough] * width + place[rough], return_inverse=True)
+                signs = np.bincount(one, weights=1 + rise[rough]).astype(np.int64)
+                made, which = np.unique(seen % width * 4 + signs, return_inverse=True)
+                low, high = made // 4 * size, np.minimum((made // 4 + 1) * size, gap.size)
+                parts = []
+                for sign, at in ((1, falls), (2, rises)):
+                    mine = np.flatnonzero(made & sign)
+                    count = (at[high] - at[low])[mine]
+                    parts.append((np.repeat(mine, count), order[_runs(at[low][mine], count)]))
+                tensors.append((seen // width, which, [np.concatenate(part) for part in zip(*parts, strict=True)]))
         if level:
             split = ~(smooth | rough)
             width = tree.widths[level - 1]

@@ -22,6 +22,14 @@ def gauss(tree: cells.Tree, which: np.ndarray, n: int) -> np.ndarray:
     elif n == 2:
         half = np.hypot((middle[0] - middle[1]) / 2, side[1])
         z = (middle[0] + middle[1]) / 2 + np.stack([-half, half])
+    elif n == 3:  # the three real roots of a cubic, shifted to have no square: q cos(angle + 2 pi j / 3)
+        centre = (middle[0] + middle[1] + middle[2]) / 3
+        a, b, c = middle - centre
+        square = side[1] ** 2, side[2] ** 2
+        radius = np.sqrt((a * a + b * b + c * c + 2 * square[0] + 2 * square[1]) / 6)
+        determinant = a * b * c - a * square[1] - c * square[0]
+        angle = np.arccos(np.clip(determinant / (2 * np.maximum(radius, 1e-100) ** 3), -1, 1)) / 3
+        z = centre + 2 * radius * np.cos(angle + np.array([[2], [4], [0]]) * (math.pi / 3))
     else:
         jacobi = np.zeros((which.size, n, n))
         jacobi[:, range(n), range(n)] = middle.T
