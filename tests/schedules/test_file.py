@@ -158,3 +158,13 @@ def test_the_config_check_wants_path_and_kind_together():
         checked(kind="file")
     with pytest.raises(ConfigError, match="found 'x.json' with kind 'wsd'; set config.schedule.kind to file"):
         checked(kind="wsd", path="x.json")
+
+
+@settings(deadline=None, max_examples=60)
+@given(pairs=any_knots())
+def test_straight_stretches_of_rates_are_one_line_and_every_rate_comes_back(pairs):
+    knots, values = map(np.array, zip(*pairs, strict=True))
+    rates = np.interp(np.arange(knots[-1] + 1), knots, values)
+    found, ends = file.lines(rates)
+    np.testing.assert_allclose(np.interp(np.arange(rates.size), found, ends), rates, rtol=1e-9, atol=1e-12 * max(rates.max(), 1e-300))
+    assert found.size <= 4 * knots.size + 2
