@@ -77,7 +77,7 @@ def _inputs(contents: dict) -> str:
 def _profile(fit: Fit, contents: dict, train: Sequence[Curve]) -> list[str]:
     names = list(fit.law.parameters)
     prepared, losses = fit.law.prepare(train), np.concatenate([curve.losses for curve in train])
-    intervals = [law_text.interval(contents, name) for name in names]
+    intervals = [contents["intervals"][name] for name in names]
     grids, heights = [], []
     for number, (name, ends) in enumerate(zip(names, intervals, strict=True)):
         value = fit.theta[number]

@@ -1,8 +1,5 @@
 """A fitted law as text for the terminal: how well it predicts, its parameters with intervals, the gaps between pairs of curves."""
 
-import math
-
-from kaiyuan_jax.schedules.laws.forecast import DEVIATIONS
 from kaiyuan_jax.schedules.laws.metrics import KEYS
 
 SIGNED = ("final_loss_error",)
@@ -42,7 +39,7 @@ def parameters(contents: dict) -> tuple[list[str], list[list[str]]]:
     """Header and rows: value and 90% interval; the interval is empty where the fit gave none."""
     rows = []
     for name, value in contents["parameters"].items():
-        ends = interval(contents, name)
+        ends = (contents["intervals"] or {}).get(name)
         rows.append([name, f"{value:.6g}", f"{ends[0]:.4g} to {ends[1]:.4g}" if ends else ""])
     return ["parameter", "value", "90% interval"], rows
 
@@ -55,18 +52,6 @@ def gaps(contents: dict) -> tuple[list[str], list[list[str]]]:
         kind = "train" if any(f"{a}-{b}" == name for a in trained for b in trained) else "test"
         rows.append([name, kind, *(f"{gap[key]:+.4f}" for key in ("predicted_gap", "actual_gap", "gap_error"))])
     return ["pair a-b", "", "predicted gap", "actual gap", "gap error"], rows
-
-
-def interval(contents: dict, name: str) -> list[float] | None:
-    """The 90% interval of a parameter: the one in `uncertainty`, else that of a normal distribution with the fit's covariance."""
-    if given := contents["uncertainty"].get("intervals", {}).get(name):
-        return given
-    if contents["covariance"] is None:
-        return None
-    number = list(contents["parameters"]).index(name)
-    middle, spread = contents["theta"][number], DEVIATIONS * math.sqrt(max(contents["covariance"][number][number], 0))
-    ends = [middle - spread, middle + spread]
-    return [math.exp(max(min(end, 700), -700)) for end in ends] if contents["logged"][name] else ends
 
 
 def _six(row: dict) -> list[str]:

@@ -63,7 +63,7 @@ def test_the_text_shows_measures_parameters_and_gaps(fitted):
     assert " train " in lines["decaying"] and " test " in lines["half"]
     assert f"{contents['metrics']['pairs']['decaying-half']['gap_error']:+.4f}" in lines["decaying-half"]
     for name in LAW.parameters:
-        low, high = law_text.interval(contents, name)
+        low, high = contents["intervals"][name]
         assert low < contents["parameters"][name] < high
         assert f"{low:.4g} to {high:.4g}" in lines[name]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.schedules.laws import catalogue, huber
+from kaiyuan_jax.schedules.laws import catalogue, forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
 
@@ -43,6 +43,7 @@ def tree(fit: Fit, train: Sequence[Curve], test: Sequence[Curve] = (), metrics: 
             "theta": fit.theta,
             "logged": dict(zip(fit.law.parameters, fit.law.logged, strict=True)),
             "covariance": fit.covariance,
+            "intervals": _intervals(fit),
             "units": UNITS,
             "train": fit.train,
             "inputs": inputs,
@@ -110,6 +111,15 @@ def from_tree(contents: dict, where: str = "law") -> Fit:
         details=contents["details"],
         bands=contents["uncertainty"],
     )
+
+
+def _intervals(fit: Fit) -> dict | None:
+    """By parameter the two ends of its 90% interval, that of a normal distribution of theta with the fit's covariance."""
+    if fit.covariance is None:
+        return None
+    half = forecast.DEVIATIONS * np.sqrt(np.maximum(np.diag(fit.covariance), 0))
+    low, high = (fit.law.values(np.clip(fit.theta + sign * half, -700, 700)) for sign in (-1, 1))  # exp stays finite
+    return {name: [low[name], high[name]] for name in fit.law.parameters}
 
 
 def _input(curve: Curve, role: str) -> dict:

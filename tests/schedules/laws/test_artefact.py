@@ -56,6 +56,16 @@ def test_the_file_says_what_the_law_was_made_of(tmp_path):
     assert json.loads(json.dumps(contents, allow_nan=False)) == contents
 
 
+def test_intervals_hold_nine_in_ten_draws_of_each_parameter():
+    fit = fitted()
+    contents, draws = artefact.tree(fit, [CURVE]), np.random.default_rng(0).multivariate_normal(fit.theta, fit.covariance, 20_000)
+    for i, (name, logged) in enumerate(zip(fit.law.parameters, fit.law.logged, strict=True)):
+        low, high = contents["intervals"][name]
+        values = np.exp(draws[:, i]) if logged else draws[:, i]
+        assert np.mean((values > low) & (values < high)) == pytest.approx(0.9, abs=0.01), name
+    assert artefact.tree(Fit(fit.law, "robust", fit.theta, 0.0, ("a",)), [CURVE])["intervals"] is None
+
+
 def test_numbers_that_json_cannot_say_become_null():
     contents = artefact.tree(Fit(fitted().law, "robust", np.ones(7), np.inf, ("a",), details={"x": np.float64("nan")}), [CURVE])
     assert contents["objective"]["value"] is None and contents["details"] == {"x": None}
