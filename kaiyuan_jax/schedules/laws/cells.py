@@ -63,7 +63,7 @@ class Tree:
     widths: tuple[int, ...]  # cells of each level, of each sign
     index: np.ndarray  # int64[2 sum of widths]
     count: np.ndarray  # float64[N]: sources
-    mass: np.ndarray  # float64[N]: sum of |gap|
+    mass: np.ndarray  # float64[N]: sum of the gaps: negative for rises
     last: np.ndarray  # float64[N]: y of the last step of the cell
     end: np.ndarray  # float64[N]: S of the last step of the cell
     reach: np.ndarray  # float64[ORDER, N]: the least S(s) - end at which n nodes are enough
@@ -114,6 +114,8 @@ def tree(rates: np.ndarray, gap: np.ndarray, log_rate: np.ndarray, y: np.ndarray
     if rough.any():
         bend = bend[rough] - ((cell["high"] - cell["low"])[rough] / 4) ** 2 + (BAND / 4) ** 2
         tensor[rough] = _distance((AMPLITUDE * share[rough]) ** (-2 / degree) - bend, extent[rough])
+    rise = np.concatenate([level["cell"] >= width for level, width in zip(levels, widths, strict=True)])
+    mass = np.where(rise, -mass, mass)
     return Tree(widths, index, count, mass, cell["last"], y[stop] + rates[stop], reach, tensor, degree, gram, u, v)
 
 

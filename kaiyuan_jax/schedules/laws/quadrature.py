@@ -86,11 +86,12 @@ def build(rates: np.ndarray, steps: np.ndarray, first: int = 1, falls_only: bool
     who, k = sources
     found = [(who, gap[k], log_rate[k], y[k])]
     log_peak = math.log(rates.max())
-    for n, (who, cell, sign) in enumerate(rule, 1):
-        if who.size:
-            which, back = np.unique(cell, return_inverse=True)
+    for n in range(1, cells.ORDER + 1):
+        pick = np.flatnonzero(rule[2] == n)
+        if pick.size:
+            which, back = np.unique(rule[1][pick], return_inverse=True)
             weight, u, at = rules.gauss(tree, which, n)[:, back]
-            found.append((np.repeat(who, n), (weight * sign[:, None]).ravel(), u.ravel() + log_peak, at.ravel()))
+            found.append((np.repeat(rule[0][pick], n), weight.ravel(), u.ravel() + log_peak, at.ravel()))
     for who, cell, k in tensor:
         owner, weight, u, at = rules.tensors(k[0], gap[k[1]], log_rate[k[1]] - log_peak, y[k[1]], tree.degree)
         offset = np.searchsorted(owner, np.arange(cell.max() + 2))
@@ -136,58 +137,75 @@ def _runs(begin, count):
 def _cover(tree, gap, steps, total):
     """Which cells stand for the past of which evaluated step, from the top down.
 
-    Returns (step index, cell, sign) for each order of Gauss rule; for each level that has tensors (step index, tensor) and the
-    (tensor, source) of which they are made; (step index, source).
+    Returns the Gauss rules as (step index, cell, order); for each level that has tensors (step index, tensor) and the (tensor, source) of
+    which they are made; the sources that stay as (step index, source).
     """
     S = total[steps]
-    order = np.concatenate([np.flatnonzero(gap > 0), np.flatnonzero(gap < 0)])
-    falls = np.concatenate([[0], np.cumsum(gap > 0)])
-    rises = falls[-1] + np.concatenate([[0], np.cumsum(gap < 0)])
-    rule, tensors, sources = [[] for _ in range(cells.ORDER)], [], []
+    runs = _Runs.of(gap)
     top = 2 * tree.widths[-1]
     offset = tree.index.size - top
     who, cell = np.repeat(np.arange(steps.size), top), np.tile(np.arange(top), steps.size)
+    rule, tensors, sources = [], [], []
     for level in reversed(range(len(tree.widths))):
         size, width = cells.LEAF * 2**level, tree.widths[level]
         place = cell % width
         index = tree.index[offset + cell]
         keep = np.flatnonzero((place * size <= steps[who]) & (index >= 0))
         who, place, rise, cell = who[keep], place[keep], cell[keep] >= width, index[keep]
-        low, high = place * size, np.minimum((place + 1) * size, gap.size)
-        last = steps[who]
+        stop = steps[who] + 1
         distance = S[who] - tree.end[cell]
-        whole = high <= last + 1
+        whole = np.minimum((place + 1) * size, gap.size) <= stop
         need = 1 + sum((row[cell] > distance).astype(np.int64) for row in tree.reach)
         smooth = whole & (need <= cells.ORDER)
         few = smooth & (tree.count[cell] < 2 * need)  # a rule must be worth its error
         rough = whole & ~smooth & (tree.tensor[cell] <= distance)
-        for n in range(1, cells.ORDER + 1):
-            pick = np.flatnonzero(smooth & ~few & (need == n))
-            rule[n - 1].append((who[pick], cell[pick], 1.0 - 2.0 * rise[pick]))
-        plain = few | rough | ((level == 0) & ~smooth)
-        if plain.any():
-            high = np.minimum(high, last + 1)
-            begin, end = np.where(rise, rises[low], falls[low]), np.where(rise, rises[high], falls[high])
-            pick = np.flatnonzero(plain & ~rough)
-            count = (end - begin)[pick]
-            sources.append((np.repeat(who[pick], count), order[_runs(begin[pick], count)]))
-            if rough.any():
-                # A step that sees both signs of a cell as tensors sees them as one.
-                seen, one = np.unique(who[rough] * width + place[rough], return_inverse=True)
-                signs = np.bincount(one, weights=1 + rise[rough]).astype(np.int64)
-                made, which = np.unique(seen % width * 4 + signs, return_inverse=True)
-                low, high = made // 4 * size, np.minimum((made // 4 + 1) * size, gap.size)
-                parts = []
-                for sign, at in ((1, falls), (2, rises)):
-                    mine = np.flatnonzero(made & sign)
-                    count = (at[high] - at[low])[mine]
-                    parts.append((np.repeat(mine, count), order[_runs(at[low][mine], count)]))
-                tensors.append((seen // width, which, [np.concatenate(part) for part in zip(*parts, strict=True)]))
+        pick = np.flatnonzero(smooth & ~few)
+        rule.append((who[pick], cell[pick], need[pick]))
+        pick = np.flatnonzero(few if level else ~rough & (few | ~smooth))
+        owner, k = runs.sources(place[pick] * size, np.minimum((place[pick] + 1) * size, stop[pick]), rise[pick])
+        sources.append((who[pick][owner], k))
+        if rough.any():
+            # A step that sees both signs of a cell as tensors sees them as one.
+            seen, one = np.unique(who[rough] * width + place[rough], return_inverse=True)
+            signs = np.bincount(one, weights=1 + rise[rough]).astype(np.int64)
+            made, which = np.unique(seen % width * 4 + signs, return_inverse=True)
+            mine = np.concatenate([np.flatnonzero(made & sign) for sign in (1, 2)])
+            rising = np.arange(mine.size) >= np.count_nonzero(made & 1)
+            low = made[mine] // 4 * size
+            owner, k = runs.sources(low, np.minimum(low + size, gap.size), rising)
+            tensors.append((seen // width, which, (mine[owner], k)))
         if level:
-            split = ~(smooth | rough)
+            split = np.flatnonzero(~(smooth | rough))
             width = tree.widths[level - 1]
             offset -= 2 * width
             cell = rise[split] * width + 2 * place[split]
             who, cell = np.repeat(who[split], 2), (cell[:, None] + np.arange(2)).ravel()
-    joined = [[np.concatenate(part) for part in zip(*one, strict=True)] for one in (*rule, sources or [(np.zeros(0, int),) * 2])]
-    return joined[:-1], tensors, joined[-1]
+    return (
+        [np.concatenate(part) for part in zip(*rule, strict=True)],
+        tensors,
+        [np.concatenate(part) for part in zip(*sources, strict=True)],
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Runs:
+    """The sources of each sign by step: before step k there are before[sign][k] of them in `order`, falls before rises."""
+
+    order: np.ndarray
+    before: np.ndarray
+
+    @staticmethod
+    def of(gap):
+        falls, rises = np.flatnonzero(gap > 0), np.flatnonzero(gap < 0)
+        before = np.zeros((2, gap.size + 1), np.int64)
+        np.cumsum(gap > 0, out=before[0, 1:])
+        np.cumsum(gap < 0, out=before[1, 1:])
+        before[1] += falls.size
+        return _Runs(np.concatenate([falls, rises]), before)
+
+    def sources(self, low, high, rise):
+        """(which of the ranges, source) for every source of the steps [low, high) of one sign each."""
+        rise = rise.astype(np.int64)
+        begin = self.before[rise, low]
+        count = self.before[rise, high] - begin
+        return np.repeat(np.arange(low.size), count), self.order[_runs(begin, count)]

@@ -11,7 +11,7 @@ from kaiyuan_jax.schedules.laws import cells
 
 
 def gauss(tree: cells.Tree, which: np.ndarray, n: int) -> np.ndarray:
-    """The n-point Gauss rules of the cells `which` int64[M]: |weight|, ln (eta / peak) and y, float64[3, M, n]."""
+    """The n-point Gauss rules of the cells `which` int64[M]: weight, ln (eta / peak) and y, float64[3, M, n]."""
     L = {key: value[which] for key, value in tree.gram.items() if key[0] <= n and key[1] < n}
     # The recurrence side[j+1] p_{j+1} = (z - middle[j]) p_j - side[j] p_{j-1} of the orthonormal polynomials, off the Cholesky factor.
     ratio = [L[j + 1, j] / L[j, j] for j in range(n)]
