@@ -56,8 +56,9 @@ def profile(names: Sequence[str], grids: Sequence[np.ndarray], heights: Sequence
             axis.axvline(value, color=ACTUAL, linewidth=0.8)
             axis.plot(grid, height, ".-", color=PREDICTED)
             axis.set_ylim(0.97, min(max(height), 3))
-            if min(grid) > 0 and max(grid) > 20 * min(grid):
+            if min(grid) > 0 and max(grid) > 50 * min(grid):
                 axis.set_xscale("log")
+                axis.xaxis.set_minor_formatter(style.matplotlib.ticker.NullFormatter())
             axis.set_xlim(min(grid), max(grid))
             if axis.get_xscale() == "linear":
                 axis.xaxis.set_major_locator(style.matplotlib.ticker.MaxNLocator(4))
