@@ -1,5 +1,6 @@
 """A run that takes its first steps from another is, bit for bit, the run that computes them itself."""
 
+import dataclasses
 import os
 import shutil
 
@@ -21,24 +22,27 @@ def train(experiment):
     return loop.train(experiment, jax.devices()[:1])
 
 
-def assert_near(one, other):
-    """A formula and a file of its rates differ by rounding to float32."""
-    for line, same in zip(one, other, strict=True):
-        assert line["step"] == same["step"] and line.get("loss", 0) == pytest.approx(same.get("loss", 0), rel=1e-3)
-
-
 def assert_same(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def branched(tiny_in, folder, parent, step=40, **fields):
+    fields = dict(schedule=dataclasses.replace(parent.schedule)) | fields
     return tiny_in(folder, branch=f"{parent.folder}/checkpoints/{step}", **FIELDS, **fields)
+
+
+def wsd(path, facts=None, **fields):
+    """The rates of a WSD schedule over the 100 steps, in a file."""
+    rates = schedules.rates(config.Schedule(kind="wsd", warmup=5, **fields), 100, batch_size=1, sequence_length=1)
+    file.write(path, *file.lines(rates), **(facts or {}))
+    return config.Schedule(kind="file", path=str(path))
 
 
 @pytest.fixture(scope="module")
 def parent(tiny_in, tmp_path_factory):
-    experiment = tiny_in(tmp_path_factory.mktemp("branch") / "parent", **FIELDS)
+    folder = tmp_path_factory.mktemp("branch")
+    experiment = tiny_in(folder / "parent", **FIELDS, schedule=wsd(folder / "given.json"))
     train(experiment)
     return experiment
 
@@ -56,16 +60,16 @@ def test_with_the_same_schedule_the_branch_is_the_parent(tiny_in, tmp_path, pare
 
 
 def test_with_another_end_the_branch_is_the_run_that_was_never_shared(tiny_in, tmp_path, parent, lines, parameters):
-    other = dict(schedule__decay=0.4, schedule__end=1e-4)  # leaves the peak after step 59
-    whole = tiny_in(tmp_path / "whole", **FIELDS, **other)
-    child = branched(tiny_in, tmp_path / "child", parent, **other)
+    other = wsd(tmp_path / "other.json", decay=0.4, end=1e-4)  # leaves the peak after step 59
+    whole = tiny_in(tmp_path / "whole", **FIELDS, schedule=other)
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=other)
     train(whole), train(child)
     assert lines(child) == lines(whole) and lines(child) != lines(parent)
     assert_same(parameters(child, 100), parameters(whole, 100))
 
 
 def test_a_branch_that_was_killed_goes_on_without_its_parent(tiny_in, tmp_path, parent, lines, parameters):
-    copy = tiny_in(tmp_path / "copy", **FIELDS)
+    copy = tiny_in(tmp_path / "copy", **FIELDS, schedule=parent.schedule)
     shutil.copytree(parent.folder, copy.folder)
     child = branched(tiny_in, tmp_path / "child", copy)
     train(child)
@@ -97,7 +101,8 @@ def test_checkpoints_taken_over_are_links_and_no_more_than_are_kept(tiny_in, tmp
 
 
 def test_a_schedule_that_the_weights_have_not_felt_is_refused_with_the_first_step_that_differs(tiny_in, tmp_path, parent):
-    child = branched(tiny_in, tmp_path / "child", parent, schedule__decay=0.8)  # leaves the peak after step 19
+    early = wsd(tmp_path / "early.json", decay=0.8)  # leaves the peak after step 19
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=early)
     with pytest.raises(ConfigError, match=r"have felt another schedule: at step 20 the rate was 0.003, this run plans .*--from_step=40"):
         train(child)
     assert not (tmp_path / "child").exists()
@@ -148,60 +153,47 @@ def test_other_text_under_the_same_names_is_refused(tiny_in, tmp_path, parent, s
 
 
 def test_the_plan_refuses_what_training_would(tiny_in, tmp_path, parent):
-    child = branched(tiny_in, tmp_path / "child", parent, schedule__decay=0.8)
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=wsd(tmp_path / "early.json", decay=0.8))
     with pytest.raises(ConfigError, match="have felt another schedule"):
         plan.describe(child)
-    child.schedule.decay = 0.2
+    child.schedule = parent.schedule
     assert f"the first 40 steps are taken from {parent.folder}" in plan.describe(child)
 
 
-# --- schedules in files ---
+def test_a_formula_and_a_file_of_its_rates_may_follow_each_other(tiny_in, tmp_path, parent):
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=config.Schedule(kind="wsd", warmup=5, decay=0.4))
+    made = recipe.resolve(child.data, *recipe.facts_of(child.data))
+    assert branch.problems(child, made) == []
+    child.schedule.decay = 0.8
+    assert "have felt another schedule: at step 20" in branch.problems(child, made)[0]
 
 
-def file_of(experiment, path, **changed):
-    """The schedule of an experiment as a file."""
-    made = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
-    rate = schedules.build(experiment.schedule, made.steps, batch_size=made.batch_size, sequence_length=made.sequence_length)
-    rates = {step: float(rate(step)) for step in range(made.steps)} | changed.pop("rates", {})
-    file.write(path, rates.keys(), rates.values(), **changed)
-    return config.Schedule(kind="file", path=str(path))
+# --- the files of a run folder ---
 
 
-def test_a_file_that_continues_the_parent_can_branch_off_it(tiny_in, tmp_path, parent, lines):
-    schedule = file_of(parent, tmp_path / "lower.json", rates={step: 1e-3 for step in range(40, 100)})
-    child = branched(tiny_in, tmp_path / "child", parent, schedule=schedule)
-    whole = tiny_in(tmp_path / "whole", **FIELDS, schedule=schedule)
-    train(child), train(whole)
-    assert_near(lines(child), lines(whole))
-    assert [line["learning_rate"] for line in lines(child) if "learning_rate" in line][-1] == pytest.approx(1e-3)
-
-
-def test_the_run_folder_keeps_the_schedule_and_runs_again_from_it(tiny_in, tmp_path, parent, lines):
-    child = tiny_in(tmp_path / "child", **FIELDS, schedule=file_of(parent, tmp_path / "same.json"))
+def test_the_run_folder_keeps_schedule_and_law_and_runs_again_from_them(tiny_in, tmp_path, parent, lines):
     (tmp_path / "some_law.json").write_text('{"law": "multi_power"}')
+    child = branched(tiny_in, tmp_path / "child", parent, step=80)
+    child.schedule = wsd(tmp_path / "own.json")
     child.schedule.law = str(tmp_path / "some_law.json")
     train(child)
-    expected = lines(child)
-    assert_near(expected, lines(parent))
-    os.remove(tmp_path / "same.json"), os.remove(tmp_path / "some_law.json")
+    os.remove(tmp_path / "own.json"), os.remove(tmp_path / "some_law.json")
     shutil.move(tmp_path / "child", tmp_path / "moved")
     again = config.read(tmp_path / "moved/config.json")
     assert again.schedule.path == str(tmp_path / "moved/schedule.json") and again.schedule.law == str(tmp_path / "moved/law.json")
     again.output = str(tmp_path / "again")
     train(again)
-    assert lines(again) == expected
+    assert lines(again) == lines(parent)
     again.output = str(tmp_path / "moved")
-    assert train(again).finished  # resumes where it is, from its own copy
+    assert train(again).finished  # it resumes from its own copy
 
 
 def test_a_file_written_over_is_refused_when_the_run_resumes(tiny_in, tmp_path, parent):
-    schedule = file_of(parent, tmp_path / "s.json")
-    child = tiny_in(tmp_path / "child", **FIELDS, schedule=schedule)
-    train(child)
-    file_of(parent, tmp_path / "s.json", predicted_final_loss=1.0)
+    shutil.copytree(parent.folder, tmp_path / "child")
+    child = tiny_in(tmp_path / "child", **FIELDS, schedule=wsd(tmp_path / "s.json", dict(predicted_final_loss=1.0)))
     assert train(child).finished  # the same rates with other facts are the same schedule
-    file_of(parent, tmp_path / "s.json", rates={70: 1e-3})
-    with pytest.raises(ConfigError, match="not the schedule that the run in .* began with: at step 70 the rate was 0.003, now 0.001"):
+    wsd(tmp_path / "s.json", decay=0.25)
+    with pytest.raises(ConfigError, match=r"not the schedule that the run in .* began with: at step 75 the rate was 0.003, now 0.0024"):
         train(child)
 
 
