@@ -131,6 +131,12 @@ def test_the_fast_sums_agree_with_the_oracle_on_any_schedule(kind, seed, T, log_
     assert errors(schedule(kind, seed, T, 10**log_peak, single), steps, [*kernels, *STEEP[1:4]], first) <= LIMIT
 
 
+@pytest.mark.parametrize("kind", ROUGH)
+def test_the_errors_of_the_many_cells_of_a_rough_schedule_do_not_add_up_to_the_limit(kind):
+    for seed in range(3):
+        assert errors(schedule(kind, seed, 5000), np.arange(999, 5000, 500), STEEP[:4]) <= LIMIT
+
+
 @settings(deadline=None, max_examples=50)
 @given(rates=st.lists(st.one_of(st.just(0.0), st.floats(0, 1e-2), st.floats(1e-18, 1e-3)), min_size=1, max_size=60), kernel=KERNELS)
 def test_rates_without_any_order_agree_too(rates, kernel):
