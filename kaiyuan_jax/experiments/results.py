@@ -122,6 +122,7 @@ def _over(rows: list[dict]) -> dict:
         "final": float(np.mean([abs(row["errors"]["final"]) for row in rows])),
         "bias": float(np.mean([row["errors"]["final"] for row in rows])),
         "gap": float(np.mean([abs(row["gap"]["error"]) for row in rows])),
+        "gap_size": float(np.mean([abs(row["gap"]["actual"]["mean"]) for row in rows])),
         "coverage": float(np.mean([row["coverage"] for row in rows])),
         "final_coverage": float(np.mean([_inside(row["final"]["mean"], row["predicted_final"]["band"]) for row in rows])),
         "noise": float(np.mean([np.std(row["final"]["seeds"], ddof=1) for row in rows])) if len(rows[0]["final"]["seeds"]) > 1 else None,

@@ -9,7 +9,6 @@ from pathlib import Path
 from kaiyuan_jax.report import page, schedule_figures
 
 ROLES = {"train": "fitted", "test": "unseen", "baseline": "unseen", "designed": "designed"}
-COMMAND = "launch/study_schedules.py"
 
 
 def build(folder: str | Path) -> str:
@@ -25,7 +24,9 @@ def build(folder: str | Path) -> str:
         page.paragraph(setting(results), "lead"),
         page.section("What came out", page.bullets(findings(results))),
         page.section("The designed schedule against tuned ones", page.figure(figures[2]), pre(differences)),
-        page.section("Predicted against actual", page.figure(figures[1]), pre(finals), page.figure(figures[0])),
+        page.section(
+            "Predicted against actual", page.figure(figures[1]), page.paragraph(EXPLAINED, "small"), pre(finals), page.figure(figures[0])
+        ),
         page.section("Other laws on the same curves", pre(laws)),
         page.section("What this does not show", page.bullets(limits(results))),
     ]
@@ -35,6 +36,10 @@ def build(folder: str | Path) -> str:
 
 
 TITLE = "Loss laws on our own small models"
+EXPLAINED = (
+    "Nats per token. Errors are predicted less actual, gaps less that of the cosine to a tenth. `per seed` is the 95% interval over seeds "
+    "of the error of laws fitted to each seed alone; `curve MAE` leaves out what a branch has from the constant run."
+)
 
 
 def draw(results: dict) -> list[page.Figure]:
@@ -89,18 +94,16 @@ def findings(results: dict) -> list[str]:
     fitted = {name: row["errors"]["mae"] for name, row in rows.items() if row["role"] == "train"}
     worst = max(fitted, key=fitted.get)
     moved = results["law"]["moved"]
+    stiff = (
+        f" The curves moved no shape parameter by more than {max(map(abs, moved.values())):.1f} deviations of its prior." if moved else ""
+    )
     found = [
         f"The law misses its own training curves by {sum(fitted.values()) / len(fitted):.3f} nats per token on average, "
-        f"{rows[worst]['label']} by {fitted[worst]:.3f}."
-        + (
-            f" The curves moved no shape parameter by more than {max(map(abs, moved.values())):.1f} deviations of its prior."
-            if moved
-            else ""
-        ),
+        f"{rows[worst]['label']} by {fitted[worst]:.3f}.{stiff}",
         f"On the {len(unseen['names'])} schedules that it was not fitted to, the law's final losses are off by {unseen['final']:.3f} nats "
         f"per token on average ({unseen['bias']:+.3f} with the sign kept, above 0 where it promises too little){noise}.",
-        f"Their gaps to the cosine to a tenth are off by {unseen['gap']:.3f} on average; the rank correlation of predicted and actual "
-        f"final losses is {unseen['rank_correlation']:.2f}.",
+        f"Their gaps to the cosine to a tenth, {unseen['gap_size']:.3f} on average, are off by {unseen['gap']:.3f}; the rank correlation "
+        f"of predicted and actual final losses is {unseen['rank_correlation']:.2f}.",
         f"Its 90% band holds {unseen['coverage']:.0%} of the points after the branching points, and {unseen['final_coverage']:.0%} of the "
         "final losses (means over seeds).",
     ]
@@ -201,15 +204,8 @@ def markdown(results: dict, figures: list[page.Figure], finals: str, laws: str, 
     shown = [f"![{figure.title}. {figure.caption}]({figure.name}.png)" for figure in figures]
     lines = [f"# {TITLE}", "", setting(results), "", *(f"* {sentence}" for sentence in findings(results))]
     lines += ["", "## The designed schedule against tuned ones", "", shown[2], "", "```", differences, "```"]
-    lines += [
-        "",
-        "## Predicted against actual",
-        "",
-        shown[1],
-        "",
-        "Nats per token. Errors and gaps are predicted less actual, and less that of ",
-    ]
-    lines[-1] += "the cosine to a tenth. `per seed` is the 95% interval over seeds of the error of laws fitted to each seed alone."
-    lines += ["", "```", finals, "```", "", shown[0], "", "## Other laws on the same curves", "", "Means over the unseen schedules.", ""]
-    lines += ["```", laws, "```", "", "## What this does not show", "", *(f"* {sentence}" for sentence in limits(results)), ""]
+    lines += ["", "## Predicted against actual", "", shown[1], "", EXPLAINED, "", "```", finals, "```", "", shown[0]]
+    lines += ["", "## Other laws on the same curves", "", "Means over the unseen schedules.", "", "```", laws, "```"]
+    lines += ["", "## What this does not show", "", *(f"* {sentence}" for sentence in limits(results)), ""]
+    lines += [f"Command: `python launch/study_schedules.py --seeds={results['seeds']}`, every run on one CPU core.", ""]
     return "\n".join(lines)
