@@ -46,7 +46,7 @@ def test_every_knot_is_exact_and_between_two_knots_the_rate_is_the_straight_line
     np.testing.assert_array_equal(file.read(str(path)).all_rates(), np.interp(every, knots, values))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(pairs=any_knots())
 def test_traced_steps_give_the_rates_of_the_host(tmp_path_factory, pairs):
     rate = from_file(written(tmp_path_factory.mktemp("any"), pairs), pairs[-1][0] + 1)
