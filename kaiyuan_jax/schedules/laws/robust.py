@@ -7,6 +7,9 @@ hand decide the rest: L0, A, alpha, B freely, the shape as far as they say more 
 
     objective = sum of Huber losses of log residuals + VARIANCE / 2 * sum over shape parameters of ((theta - mean) / deviation)^2
 
+The exponent alpha has a prior too, ALPHA, ten times as wide as the difference between the sizes: released curves hardly feel it. Curves
+that end long before the loss levels off do; alone they are fitted best by alpha near 0 and a limit L0 far below zero.
+
 VARIANCE turns the prior into the objective's units: a residual has a deviation of 1.5e-3 and is correlated over some 20 points, as on
 the released curves, so 20 points say what one independent point would. Deviations are 2 to 5 times the difference between the two sizes.
 
@@ -29,6 +32,7 @@ from kaiyuan_jax.schedules.laws.law import Law
 
 SHAPE = ("C", "beta", "gamma", "fading")  # of `fading.LAW`, ln C first
 DEVIATION = np.array([0.5, 0.15, 0.1, 0.025])
+ALPHA = (0.475, 0.15)  # mean and deviation
 VARIANCE = 20 * 1.5e-3**2
 STARTS = 4
 
@@ -53,7 +57,7 @@ def prior_of(fits: Sequence[Fit], source: str) -> Prior:
 def fit(law: Law, curves: Sequence[Curve], prior: Prior = RELEASED, starts: int = STARTS, seed: int = 0) -> Fit:
     """Fits training curves. The multi-power law (either reading of the warm-up) is fitted with a fading gain, `fading.LAW`.
 
-    `details` name the prior and say by how many of its deviations each shape parameter was moved.
+    `details` name the prior and say by how many of its deviations each parameter was moved.
     """
     if law not in (multi_power.LAW, multi_power.AFTER_WARMUP, fading.LAW):
         return dataclasses.replace(converged.fit(law, curves, seed=seed), protocol="robust")
@@ -65,10 +69,17 @@ def fit(law: Law, curves: Sequence[Curve], prior: Prior = RELEASED, starts: int 
     points[:, -4:] = prior.mean
     minima = [huber.minimise(law, prepared, losses, point, prior=(mean, precision)) for point in points]
     best = min(minima, key=lambda minimum: minimum.objective)
-    moved = (best.theta[-4:] - prior.mean) / prior.deviation
+    known = [law.parameters.index(name) for name in ("alpha", *SHAPE)]
+    deviation = np.sqrt(VARIANCE / np.diag(precision)[known])
+    moved = (best.theta - mean)[known] / deviation
     details = {
-        "prior": {"parameters": SHAPE, "mean": prior.mean.tolist(), "deviation": prior.deviation.tolist(), "source": prior.source},
-        "moved": dict(zip(SHAPE, moved.tolist(), strict=True)),
+        "prior": {
+            "parameters": ["alpha", *SHAPE],
+            "mean": mean[known].tolist(),
+            "deviation": deviation.tolist(),
+            "source": prior.source,
+        },
+        "moved": dict(zip(("alpha", *SHAPE), moved.tolist(), strict=True)),
         "starts": starts,
         "uniqueness": float(np.mean([minimum.objective <= best.objective * (1 + converged.SAME) for minimum in minima])),
         "converged": best.converged,
@@ -81,5 +92,6 @@ def fit(law: Law, curves: Sequence[Curve], prior: Prior = RELEASED, starts: int 
 def objective_prior(prior: Prior) -> tuple[np.ndarray, np.ndarray]:
     """Mean float64[8] and precision float64[8, 8] of the whole theta in units of the objective, as `huber.minimise` takes them."""
     mean, precision = np.zeros(8), np.zeros(8)
+    mean[2], precision[2] = ALPHA[0], VARIANCE / ALPHA[1] ** 2
     mean[-4:], precision[-4:] = prior.mean, VARIANCE / prior.deviation**2
     return mean, np.diag(precision)
