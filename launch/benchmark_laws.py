@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import run
 
@@ -92,9 +93,7 @@ def main(argv):
     text = page(list(sizes), sections)
     print(text)
     if OUTPUT.value:
-        temporary = Path(OUTPUT.value).with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(OUTPUT.value)
+        files.replace(OUTPUT.value, text)
 
 
 def read(folder: Path) -> tuple[list, list]:

@@ -56,13 +56,7 @@ def main(argv):
     draws = uncertainty.samples(fit, DRAWS.value) if DRAWS.value and fit.covariance is not None else np.zeros((0, theta.size))
     judged = families.sensitivity(law, draws, problem, best) if len(draws) else None
 
-    print(table(problem, best, tuned, shape))
     band = [float(low[0]), float(high[0])]
-    print(f"\npredicted final loss {best.loss:.4f}, 90% {band[0]:.4f} to {band[1]:.4f} ({law.name}, {fit.protocol} fit)")
-    for sentence in sentences(problem, best, tuned, shape, judged):
-        print(sentence)
-    for doubt in forecast.doubts(fit, "this schedule", rates):
-        print(f"note: {doubt}", file=sys.stderr)
     facts = dict(peak=float(rates.max()), warmup=problem.warmup, floor=problem.floor, predicted_final_loss=best.loss, predicted_band=band)
     if FROM_STEP.value is not None:
         facts |= dict(from_step=FROM_STEP.value, history=HISTORY.value)
@@ -71,6 +65,12 @@ def main(argv):
     head_knots, head_rates = file.lines(problem.head)
     knots, values = np.append(head_knots, best.knots[1:]), np.append(head_rates, best.values[1:])
     file.write(OUTPUT.value, *file.thinned(knots, values), **facts)
+    print(table(problem, best, tuned, shape))
+    print(f"\npredicted final loss {best.loss:.4f}, 90% {band[0]:.4f} to {band[1]:.4f} ({law.name}, {fit.protocol} fit)")
+    for sentence in sentences(problem, best, tuned, shape, judged):
+        print(sentence)
+    for doubt in forecast.doubts(fit, "this schedule", rates):
+        print(f"note: {doubt}", file=sys.stderr)
     print(f"written: {OUTPUT.value}")
     if FIGURE.value:
         from kaiyuan_jax.report import design_figure

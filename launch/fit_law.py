@@ -67,17 +67,17 @@ def main(argv):
     warnings = [*doubts, *(sentence for sentence in far if sentence), *notes]
     measured = metrics.measure(fitted.law, fitted.theta, train, test, pairs)
     contents = artefact.tree(fitted, train, test, measured, warnings)
-    print(law_text.describe(contents))
-    for warning in warnings:
-        print(f"note: {warning}", file=sys.stderr)
     if OUTPUT.value:
         artefact.write(OUTPUT.value, contents)
-        print(f"written: {OUTPUT.value}")
     if REPORT.value:
         from kaiyuan_jax.report import law as page
 
         page.build(REPORT.value, fitted, contents, train, test)
-        print(f"written: {REPORT.value}")
+    print(law_text.describe(contents))
+    for warning in warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    for written in filter(None, (OUTPUT.value, REPORT.value)):
+        print(f"written: {written}")
 
 
 def fitting(law, train):

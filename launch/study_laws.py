@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import run
 
@@ -79,9 +80,7 @@ def main(argv):
     text = page(rows, shapes, sets, covered)
     print(text)
     if OUTPUT.value:
-        temporary = Path(OUTPUT.value).with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(OUTPUT.value)
+        files.replace(OUTPUT.value, text)
 
 
 def read(folder: Path) -> Size:

@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "models", "schedules", "sharding", "averaging"},
     {"kernels", "optimizers", "flags"},
     {"config_check"},
-    {"config"},
+    {"config", "files"},
 ]
 FLOOR = {part: depth for depth, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))

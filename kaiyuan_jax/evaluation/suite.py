@@ -7,14 +7,13 @@ evaluation/<model>.npz    arrays heldout/<source>/<field> and choice/<source>/<f
 import dataclasses
 import io
 import json
-import os
 import pathlib
 import time
 
 import numpy as np
 from tqdm import tqdm
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, files
 from kaiyuan_jax.data.store import Store
 from kaiyuan_jax.evaluation import choice, generate, heldout
 from kaiyuan_jax.evaluation.byte_lengths import byte_lengths
@@ -90,15 +89,9 @@ def write(folder, evaluation: Evaluation) -> pathlib.Path:
     path = folder / f"{evaluation.result['model']}.json"
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **evaluation.arrays)
-    _replace(path.with_suffix(".npz"), buffer.getvalue())
-    _replace(path, (json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    files.replace(path.with_suffix(".npz"), buffer.getvalue())
+    files.replace(path, json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _samples(graphdef, params, experiment, stores, tokenizer) -> list[dict]:

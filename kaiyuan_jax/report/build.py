@@ -1,9 +1,8 @@
 """Puts the report together: report.html and its PNGs from finished (or unfinished) runs."""
 
-import os
 from pathlib import Path
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, files
 from kaiyuan_jax.models import flops
 from kaiyuan_jax.report import compare, forecasts, page, result_figures, style, table, training_figures, words
 from kaiyuan_jax.report.compare import Group
@@ -29,9 +28,9 @@ def build(folders, output, *, title: str = "Runs", preliminary: str = "", baseli
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     for picture in figures:
-        _replace(output / f"{picture.name}.png", picture.png)
+        files.replace(output / f"{picture.name}.png", picture.png)
     path = output / "report.html"
-    _replace(path, page.page(title, parts).encode())
+    files.replace(path, page.page(title, parts))
     return path, text
 
 
@@ -141,9 +140,3 @@ def _samples(runs: list[Run]) -> str:
             folded.append(page.details(f"{run.name}, {run.chosen.label}", *samples, opened=not folded))
     note = "Grey: the beginning of a held-out document. Black: what the model made of it (one draw each, not chosen)."
     return page.section("Sampled text", page.paragraph(note, "small"), *folded) if folded else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

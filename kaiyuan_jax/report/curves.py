@@ -67,8 +67,8 @@ def run(folder: Path, loss: str = TRAIN) -> tuple[curves.Samples, np.ndarray]:
         raise UserError(f"{folder}: --loss={loss} is not in its metrics, must be one of train, {', '.join(names)}")
     after = np.array([line["step"] for line in chosen])
     if key.startswith("loss"):
-        ends = [0, *(line["step"] for line in training)]
-        before = np.array([ends[ends.index(step) - 1] for step in after])
+        ends = np.array([0, *(line["step"] for line in training)])
+        before = ends[np.searchsorted(ends, after) - 1]
         steps = (before + after - 3) // 2
     else:
         steps = after - 1

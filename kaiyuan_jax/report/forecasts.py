@@ -75,7 +75,7 @@ def _panel(one: Forecast, axis) -> None:
     steps, predicted, low, high = one.line
     late = slice(steps.size // 12, None)  # the steep beginning would flatten what follows
     seen = one.curve.losses[one.curve.steps >= steps[late][0]]
-    least, most = min(low[late].min(), *seen), max(high[late].max(), *seen)
+    least, most = min([low[late].min(), *seen]), max([high[late].max(), *seen])
     least, most = least - 0.12 * (most - least), most + 0.05 * (most - least)
     rates = one.curve.rates[steps]
     axis.fill_between(steps, least, least + 0.6 * (most - least) * rates / rates.max(), color=RATE, alpha=0.13, linewidth=0)

@@ -1,11 +1,11 @@
 """The page of a fitted law: how well it predicts curves that it has not seen, its parameters, and how sure both are."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import files
 from kaiyuan_jax.report import law_figures, law_text, page
 from kaiyuan_jax.schedules.laws import forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
@@ -47,11 +47,8 @@ def build(output: str | Path, fit: Fit, contents: dict, train: Sequence[Curve], 
         )
     )
     parts.append(page.section("Inputs", _inputs(contents)))
-    output = Path(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(page.page(f"Loss law {title}", parts), encoding="utf-8")
-    temporary.replace(output)
-    return output
+    files.replace(output, page.page(f"Loss law {title}", parts))
+    return Path(output)
 
 
 def _table(header: list[str], rows: list[list[str]], words: int) -> str:

@@ -12,12 +12,12 @@ import csv
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.schedules import shapes
 
@@ -76,7 +76,7 @@ def write(path: str | Path, knots: Sequence[int], rates: Sequence[float], **fact
     _check(str(path), "schedule", *np.array(pairs, np.float64).T)
     lines = ",\n    ".join(json.dumps(pair) for pair in pairs)  # one knot a line
     text = json.dumps(tree, indent=2, ensure_ascii=False).replace('"knots": null', f'"knots": [\n    {lines}\n  ]', 1)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    files.replace(path, text + "\n")
 
 
 def thinned(knots: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def lines(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
     # A plan asks for the schedule a dozen times; the file's time and size tell whether it is still the same.
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{field}: {path} cannot be read ({error})") from None
     if path.lower().endswith(".csv"):
@@ -112,8 +112,9 @@ def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
 
 def _table(path, field, text):
     rows = csv.DictReader(text.splitlines())
-    if not {"step", "lr"} <= set(rows.fieldnames or ()):
-        raise ConfigError(f"{field}: {path} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}, a schedule needs step,lr")
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+    if not {"step", "lr"} <= set(rows.fieldnames):
+        raise ConfigError(f"{field}: {path} has the columns {', '.join(rows.fieldnames) or '(none)'}, a schedule needs step,lr")
     values = []
     for row in rows:
         try:
@@ -128,6 +129,8 @@ def _tree(path, field, text):
         tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{field}: {path} is not JSON ({error}); a schedule is .json or .csv") from None
+    if isinstance(tree, dict) and tree.get("schema", SCHEMA) != SCHEMA:
+        raise ConfigError(f"{field}: {path} has schema {tree['schema']!r}, this version reads {SCHEMA}; design the schedule again")
     if not isinstance(tree, dict) or not isinstance(tree.get("knots"), list):
         keys = ", ".join(tree) if isinstance(tree, dict) else type(tree).__name__
         raise ConfigError(f"{field}: {path} has no list 'knots' (found {keys}); launch/design_schedule.py writes a schedule.json")
@@ -141,18 +144,22 @@ def _tree(path, field, text):
 def _check(path, field, knots, rates) -> None:
     if knots.size == 0:
         raise ConfigError(f"{field}: {path} holds no knots, a schedule needs at least one")
-    bad = np.flatnonzero(~np.isfinite(knots) | (knots != np.floor(knots)))
+    bad = np.flatnonzero(~(np.abs(knots) < 2**53) | (knots != np.floor(knots)))
     bad = bad if bad.size else np.flatnonzero(np.diff(knots, prepend=-1) <= 0)
     if bad.size:
         at = bad[0]
         before = f" after {knots[at - 1]:g}" if at else ""
-        raise ConfigError(f"{field}: {path}, knot {at}: found step {knots[at]:g}{before}, steps must be whole numbers that ascend")
+        raise ConfigError(
+            f"{field}: {path}, knot {at}: found step {knots[at]:g}{before}, steps must be whole numbers, ascending"
+        )
     if knots[0] != 0:
         raise ConfigError(f"{field}: {path} begins at step {knots[0]:g}, must begin at step 0; add the warm-up, such as a row 0,0.0")
     bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
     if bad.size:
         raise ConfigError(f"{field}: {path}, step {knots[bad[0]]:g}: found rate {rates[bad[0]]:g}, must be finite and 0 or more")
+    if not rates.max() > 0:
+        raise ConfigError(f"{field}: {path}: every rate is 0, so nothing would be learnt; give the rates of the schedule")
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # NaN is not

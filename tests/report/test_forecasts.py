@@ -70,6 +70,14 @@ def test_a_run_that_follows_its_law_stays_inside_and_one_that_does_not_is_marked
     assert (tmp_path / "report/forecast.png").stat().st_size > 10_000
 
 
+def test_a_run_that_has_only_begun_is_drawn(tmp_path, law):
+    young = write_run(tmp_path / "young", law)
+    lines = (young / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (young / "metrics.jsonl").write_text("".join(lines[:4]))  # all inside the first twelfth of the run
+    path, _ = build.build([young], tmp_path / "report")
+    assert "young: predicted" in html.unescape(path.read_text(encoding="utf-8"))
+
+
 def test_a_law_of_held_out_losses_is_held_against_held_out_losses(tmp_path):
     artefact.write(tmp_path / "law.json", law_tree(a_fit(loss="heldout/mean")))
     schedule = c.Schedule(kind="wsd", warmup=20, law=str(tmp_path / "law.json"))

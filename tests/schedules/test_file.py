@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,9 @@ def written(folder, pairs=KNOTS, **facts):
 def any_knots(draw):
     inner = draw(st.sets(st.integers(1, 500), max_size=40))
     knots = sorted({0, *inner})
-    return [(knot, draw(st.floats(0, 1e-2, allow_subnormal=False))) for knot in knots]
+    pairs = [(knot, draw(st.floats(0, 1e-2, allow_subnormal=False))) for knot in knots]
+    hypothesis.assume(any(rate for _, rate in pairs))  # a schedule that never learns is refused
+    return pairs
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,3 +171,27 @@ def test_straight_stretches_of_rates_are_one_line_and_every_rate_comes_back(pair
     found, ends = file.lines(rates)
     np.testing.assert_allclose(np.interp(np.arange(rates.size), found, ends), rates, rtol=1e-9, atol=1e-12 * max(rates.max(), 1e-300))
     assert found.size <= 4 * knots.size + 2
+
+
+def test_a_table_from_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("\ufeffstep, lr\r\n0,0.0\r\n10,1e-3\r\n".encode())
+    np.testing.assert_allclose(file.read(str(path)).all_rates(), 1e-4 * np.arange(11))
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ('{"schema": 2, "knots": [[0, 1e-3]]}', "schema 2"),
+        ('{"knots": [[0, 1e-3], [1e200, 1e-3]]}', "whole numbers"),
+        ('{"knots": [[0, 1e-3], [1, 1' + 400 * "0" + "]]}", "must be [step, rate]"),
+        ('{"knots": [[0, 0.0], [9, 0.0]]}', "every rate is 0"),
+    ],
+    ids=["schema", "steps", "integer", "zero"],
+)
+def test_what_is_no_schedule_is_said_in_one_line(tmp_path, text, found):
+    path = tmp_path / "schedule.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        file.read(str(path))
+    assert found in str(error.value) and "\n" not in str(error.value)

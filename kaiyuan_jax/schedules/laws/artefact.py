@@ -7,12 +7,12 @@ written so that they read back as the same float64). A schedule.json that was de
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import catalogue, forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
@@ -59,13 +59,7 @@ def tree(fit: Fit, train: Sequence[Curve], test: Sequence[Curve] = (), metrics: 
 
 def write(path: str | Path, contents: dict) -> None:
     """Writes the file whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.replace(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(path: str | Path, flag: str = "--law") -> dict:
