@@ -95,7 +95,9 @@ def findings(results: dict) -> list[str]:
     worst = max(fitted, key=fitted.get)
     moved = results["law"]["moved"]
     stiff = (
-        f" The curves moved no shape parameter by more than {max(map(abs, moved.values())):.1f} deviations of its prior." if moved else ""
+        f" The curves moved no parameter that has a prior by more than {max(map(abs, moved.values())):.1f} of its deviations."
+        if moved
+        else ""
     )
     found = [
         f"The law misses its own training curves by {sum(fitted.values()) / len(fitted):.3f} nats per token on average, "

@@ -65,7 +65,7 @@ def test_everything_is_written_and_the_same_twice(results, tmp_path):
 
 def test_findings_carry_the_numbers_whatever_they_are(results):
     text = " ".join(schedule_study.findings(results))
-    assert "training curves by 0.020 nats" in text and "by more than 0.5 deviations" in text
+    assert "training curves by 0.020 nats" in text and "by more than 0.5 of its deviations" in text
     assert "off by 0.055 nats" in text and "(-0.055 with the sign kept" in text and "scatter by 0.012" in text
     assert "a tenth, 0.200 on average, are off by 0.051" in text
     assert "holds 50% of the points" in text and "100% of the final losses" in text
