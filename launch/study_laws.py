@@ -1,4 +1,4 @@
-"""How protocol `robust` was made and what it is worth: everything fitted and chosen on one model size, tested on another.
+"""How protocol `robust` was made and what it is worth: the numbers of its prior from one model size, tested on another.
 
     python launch/study_laws.py --curves=csv_25,csv_100 --output=docs/results/robust.md
 
@@ -202,7 +202,8 @@ def page(rows, shapes, sets, covered) -> str:
             "# The robust protocol",
             "",
             f"Command: `{command}`. Means over the test curves {', '.join(names)}; trained on {', '.join(TRAIN_ON.value)}.",
-            "Final error: mean size of the error of the last five points. What these tables say: docs/laws.md.",
+            "Final error: mean size of the error of the last five points. What these tables say, and what they are no test of:",
+            "docs/laws.md, *What `robust` is worth*.",
             "",
             *table(head, body),
             "",

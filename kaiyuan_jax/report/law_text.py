@@ -19,10 +19,17 @@ def describe(contents: dict) -> str:
 def headline(contents: dict) -> str:
     objective = contents["objective"]
     points = sum(item["points"] for item in contents["inputs"] if item["role"] == "train")
-    return (
-        f"{contents['law']} ({contents['protocol']}): {contents['formula']}\n"
-        f"fitted to {points} points of {', '.join(contents['train'])}; Huber loss of the log residuals {objective['value']:.4g}"
-    )
+    lines = [
+        f"{contents['law']} ({contents['protocol']}): {contents['formula']}",
+        f"fitted to {points} points of {', '.join(contents['train'])}; Huber loss of the log residuals {objective['value']:.4g}",
+    ]
+    if prior := contents["details"].get("prior"):
+        name, moved = max(contents["details"]["moved"].items(), key=lambda item: abs(item[1]))
+        lines.append(
+            f"prior of {', '.join(prior['parameters'])}: {prior['source']} (on these the fit is no test); the curves moved {name} most, "
+            f"by {moved:+.1f} deviations"
+        )
+    return "\n".join(lines)
 
 
 def measures(contents: dict) -> tuple[list[str], list[list[str]]]:

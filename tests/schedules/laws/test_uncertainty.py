@@ -74,3 +74,10 @@ def test_longer_correlation_widens_the_intervals():
     loose = uncertainty.attach(fit, shuffled).covariance
     tight = uncertainty.attach(fit, observed(0)).covariance
     assert np.all(np.diag(tight) > 3 * np.diag(loose))
+
+
+def test_a_short_curve_beside_long_ones_changes_nothing():
+    generator = np.random.default_rng(0)
+    parts = [correlated(generator, 400) for _ in range(3)]
+    alone, beside = uncertainty.scatter(parts), uncertainty.scatter([*parts, correlated(generator, 4)])
+    np.testing.assert_allclose(beside, alone, rtol=0.05)
