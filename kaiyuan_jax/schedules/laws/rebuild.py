@@ -6,7 +6,8 @@ are followed within their rounding. Between two stretches
 
 * that meet between the samples, the meeting point is the knee (a WSD decay sampled every 128 steps gives back its first step exactly);
 * that do not meet, the rate jumps. Which update is the first of the new level is not in the samples: it is the later sample where the
-  spacing of the samples is broken there (a run that was branched off logs at its first step), else the roundest step in between;
+  spacing of the samples is broken there (a run that was branched off logs at its first step), else the step in between with the most
+  zeros at its end, and the middle where none ends in two zeros;
 * one of which no formula describes, the rate is interpolated linearly.
 
 Before the first sample: a rise that the samples show is continued down; else a linear warm-up is assumed, `numpy.linspace(0, peak, W)`,
@@ -47,19 +48,25 @@ def rebuild(steps: np.ndarray, rates: np.ndarray, warmup: int | None = None, ass
 
 
 def warmup_of(rates: np.ndarray) -> int:
-    """Updates before the first at the top of the rise from about 0 that a schedule begins with; 0 where it begins otherwise."""
-    falls = np.flatnonzero(np.diff(rates) <= 1e-12 * rates.max())
-    top = int(falls[0]) if falls.size else len(rates) - 1
+    """Updates before the first at the top of the rise from about 0 that a schedule begins with; 0 where it begins otherwise.
+
+    Updates at a rate of 0 before the rise belong to it: nothing is learnt in them, and no law has a loss for them.
+    """
+    begin = int(np.argmax(rates > 0))
+    falls = np.flatnonzero(np.diff(rates[begin:]) <= 1e-12 * rates.max())
+    top = begin + int(falls[0]) if falls.size else len(rates) - 1
     return top if rates[0] < 0.5 * rates[top] else 0
 
 
 def _between_samples(steps, rates, tolerance):
     """The schedule from the first to the last sample, notes, the intervals (begin, end, change) that nothing describes, and stretches."""
-    whole, notes, straight = np.zeros(int(steps[-1]) + 1), [], []
+    whole, notes, straight = np.interp(np.arange(int(steps[-1]) + 1), steps, rates, left=0.0), [], []
     found = stretches.cut(steps, rates, tolerance)
     for stretch in found:
+        if not stretch.rate:
+            continue
         inside = np.arange(steps[stretch.first], steps[stretch.last] + 1)
-        whole[inside] = stretch.rate(inside) if stretch.rate else rates[stretch.first]
+        whole[inside] = stretch.rate(inside)
     for left, right in zip(found, found[1:], strict=False):
         note = _join(whole, steps, rates, left, right, tolerance)
         if note is None:
@@ -81,12 +88,12 @@ def _rounding(rates) -> float:
 
 
 def _join(whole, steps, rates, left: Stretch, right: Stretch, tolerance) -> str | None:
-    """Fills the updates between two stretches. Returns a note on a jump, nothing to say (""), or None: interpolated."""
+    """Fills the updates between two stretches. Returns a note on a jump, nothing to say (""), or None: they stay interpolated."""
     begin, end = int(steps[left.last]), int(steps[right.first])
-    between = np.arange(begin, end + 1)
     if end == begin + 1:
         return ""
     if left.rate and right.rate:
+        between = np.arange(begin, end + 1)
         before, after = left.rate(between), right.rate(between)
         apart = before - after
         # Where they touch (a cosine and its end) they are within the tolerance before they meet: the closest meeting counts.
@@ -103,7 +110,6 @@ def _join(whole, steps, rates, left: Stretch, right: Stretch, tolerance) -> str 
                 f"the rate jumps from {rates[left.last]:.3g} to {rates[right.first]:.3g} between its samples at steps {begin} and {end}: "
                 f"taken at {at}, {why}; the summed rate is unsure by at most {unsure / whole[:end].sum():.2%}"
             )
-    whole[begin + 1 : end] = np.interp(between, [begin, end], [rates[left.last], rates[right.first]])[1:-1]
     return None
 
 

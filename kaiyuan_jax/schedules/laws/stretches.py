@@ -16,6 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 Formula = Callable[[np.ndarray], np.ndarray]  # steps -> rates
+MOST = 1500  # samples on which families are recognised: the work grows with their square
+_SAME = 1e-3  # of the tolerance: a slow decay sampled densely is no constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +30,61 @@ class Stretch:
 
 
 def cut(steps: np.ndarray, rates: np.ndarray, tolerance: float) -> list[Stretch]:
-    """The samples as stretches in order, each of the longest that a family passes through within `tolerance`, or one sample alone."""
+    """The samples as stretches in order, each of the longest that a family passes through within `tolerance`, or one sample alone.
+
+    Beyond `MOST` samples the families are recognised on every so many-th, and what is found is checked on all.
+    """
+    if len(steps) <= MOST:
+        return _cut(steps, rates, tolerance, (*_LINES, *_CURVES))
+    stride = -(-len(steps) // MOST)
+    thin = np.unique(np.append(np.arange(0, len(steps), stride), len(steps) - 1))
+    coarse = _cut(steps[thin], rates[thin], tolerance, (*_LINES, *_CURVES))
+    found, first = [], 0
+    for stretch, after in zip(coarse, [*coarse[1:], None], strict=True):
+        if not stretch.rate:
+            continue
+        grown = _grown(stretch, thin, steps, rates, tolerance, first, thin[after.first] if after else len(steps))
+        if grown:
+            found += [*_between(steps, rates, tolerance, first, grown.first, 2 * stride), grown]
+            first = grown.last + 1
+    return found + _between(steps, rates, tolerance, first, len(steps), 2 * stride)
+
+
+def _grown(stretch: Stretch, thin, steps, rates, tolerance, begin: int, end: int) -> Stretch | None:
+    """A stretch of the samples `thin` as one of all samples, grown as far as it holds within [begin, end); None if it does not hold."""
+    first, last = int(thin[stretch.first]), int(thin[stretch.last])
+    begin = max(begin, int(thin[stretch.first - 1]) + 1 if stretch.first else 0)
+    if first < begin:
+        return None
+    rate = stretch.rate(steps[begin:end])
+    limit = tolerance if rate[first - begin] != rate[last - begin] else _SAME * tolerance
+    off = np.flatnonzero(~(np.abs(rate - rates[begin:end]) <= limit)) + begin
+    if ((off >= first) & (off <= last)).any():
+        return None
+    before, after = off[off < first], off[off > last]
+    first, last = (before[-1] + 1 if before.size else begin), (after[0] - 1 if after.size else end - 1)
+    return Stretch(int(first), int(last), stretch.rate)
+
+
+def _between(steps, rates, tolerance, begin: int, end: int, most: int) -> list[Stretch]:
+    """The samples [begin, end) that no stretch was found for: lines where they are few, else each alone."""
+    if end - begin > most:
+        return [Stretch(i, i, None) for i in range(begin, end)]
+    found = _cut(steps[begin:end], rates[begin:end], tolerance, _LINES)
+    return [Stretch(begin + s.first, begin + s.last, s.rate) for s in found]
+
+
+def _cut(steps, rates, tolerance, families) -> list[Stretch]:
     found, first, curved = [], 0, 0
     while first < len(steps):
         last, formula, error = first, None, np.inf
-        # Schedules are a few shapes after one another: where many stretches were none of the curved ones, these cost too much to try.
-        for family, fewest in (*_LINES, *_CURVES) if len(found) < 8 + 4 * curved else _LINES:
+        # Schedules are a few shapes after one another: where many stretches were none of the curved ones, these cost too much to try,
+        # and so does trying on all samples.
+        few = len(found) < 8 + 4 * curved
+        for family, fewest in families if few else _LINES:
             if last == len(steps) - 1 and error <= 1e-6 * tolerance:
                 break
-            reach, fitted = _reach(family, steps, rates, first, max(last, first + fewest - 1), tolerance)
+            reach, fitted = _reach(family, steps, rates, first, max(last, first + fewest - 1), tolerance, few)
             if fitted and reach >= last:  # the longest, and among equals the closest: short stretches of two shapes can look alike
                 apart = np.abs(fitted(steps[first : reach + 1]) - rates[first : reach + 1]).max()
                 if reach > last or apart < error:
@@ -47,11 +95,14 @@ def cut(steps: np.ndarray, rates: np.ndarray, tolerance: float) -> list[Stretch]
     return found
 
 
-def _reach(family, steps, rates, first: int, least: int, tolerance) -> tuple[int, Formula | None]:
-    """The last sample up to which a family passes through all samples from `first` on, if that is `least` or later."""
+def _reach(family, steps, rates, first: int, least: int, tolerance, whole: bool) -> tuple[int, Formula | None]:
+    """The last sample up to which a family passes through all samples from `first` on, if that is `least` or later.
+
+    `whole`: all that are left are tried first. Rounded samples at the flat top of a cosine say nothing about it, all of them do.
+    """
     end = len(steps) - 1
-    if least <= end and (formula := family(steps[first:], rates[first:], tolerance)) is not None:
-        return end, formula  # rounded samples at the flat top of a cosine say nothing about it, all of them do
+    if whole and least <= end and (formula := family(steps[first:], rates[first:], tolerance)) is not None:
+        return end, formula
     good, bad, best = first, len(steps), None
     trial = least
     while trial < bad and good < bad - 1:
@@ -68,7 +119,7 @@ def _reach(family, steps, rates, first: int, least: int, tolerance) -> tuple[int
 
 
 def _constant(steps, rates, tolerance) -> Formula | None:
-    if np.abs(rates - rates[0]).max() > 1e-3 * tolerance:  # a slow decay sampled densely is no constant
+    if np.abs(rates - rates[0]).max() > _SAME * tolerance:
         return None
     return lambda at: np.full(np.shape(at), rates[0])
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules import shapes
-from kaiyuan_jax.schedules.laws import rebuild
+from kaiyuan_jax.schedules.laws import rebuild, stretches
 from tests.schedules.laws import released
 
 
@@ -131,3 +131,47 @@ def test_a_warmup_is_a_rise_from_about_zero():
     assert rebuild.warmup_of(np.array([0.2, 0.4, 0.6, 0.8, 1.0])) == 4
     assert rebuild.warmup_of(np.linspace(0.6, 1.0, 50)) == 0  # a schedule that rises, not a warm-up
     assert rebuild.warmup_of(np.array([1.0, 0.5])) == rebuild.warmup_of(np.ones(1)) == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_long_logs_give_the_same_schedule_from_every_so_many_th_sample(data):
+    stride, decay = data.draw(st.integers(1, 3)), data.draw(st.sampled_from(shapes.NAMES))
+    parts = [("constant", data.draw(st.integers(900, 3000)), 1.0), (decay, data.draw(st.integers(900, 3000)), 0.1)]
+    whole = chain([*parts, ("constant", data.draw(st.integers(0, 300)), 0.1)], data.draw(st.integers(12, 400)))
+    steps = np.arange(0, whole.size, stride)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretches, "MOST", 60)
+        rates, notes = rebuild.rebuild(steps, whole[steps])
+    assert notes == []
+    np.testing.assert_allclose(rates, whole[: rates.size], rtol=0, atol=2.5 * rebuild.TOLERANCE * whole.max())
+
+
+def count(monkeypatch) -> list[int]:
+    """The samples that families look at from now on, one entry a look."""
+    looked = []
+    for group in ("_LINES", "_CURVES"):
+
+        def counted(family):
+            return lambda steps, rates, tolerance: looked.append(len(steps)) or family(steps, rates, tolerance)
+
+        monkeypatch.setattr(stretches, group, tuple((counted(family), fewest) for family, fewest in getattr(stretches, group)))
+    return looked
+
+
+@pytest.mark.parametrize("kind", ["printed", "noisy", "both"])
+def test_the_work_on_a_log_of_every_step_does_not_grow_with_the_square_of_its_length(kind, monkeypatch):
+    rows, random = 100_000, np.random.default_rng(0)
+    exact = 1.65e-4 + 1.35e-4 * np.cos(np.linspace(0, np.pi, rows))
+    logged = exact if kind == "printed" else exact * np.exp(0.01 * random.normal(size=rows))
+    logged = logged if kind == "noisy" else np.round(logged, 8)
+    looked = count(monkeypatch)
+    rates, _ = rebuild.rebuild(np.arange(rows), logged)
+    assert sum(looked) < 20 * rows and len(looked) < rows
+    np.testing.assert_allclose(rates, logged, rtol=0, atol=1e-8)
+
+
+def test_zeros_before_the_rise_belong_to_the_warm_up():
+    rise = np.concatenate([np.zeros(3), np.linspace(0, 1e-3, 11), np.full(5, 1e-3)])
+    assert rebuild.warmup_of(rise) == 13
+    assert rebuild.warmup_of(rise[3:]) == 10
