@@ -57,13 +57,23 @@ def main(argv):
 
 
 def design(study) -> None:
-    """Runs launch/design_schedule.py as a user would, on the law of the study."""
+    """Runs launch/design_schedule.py as a user would, on the law of the study. Raises UserError where its runs had another schedule."""
+    import numpy as np
+
+    from kaiyuan_jax.schedules import file
+
     size, folder = study.size, study.folder
     words = ["launch/design_schedule.py", f"--law={folder / 'law.json'}", f"--steps={size.steps}", f"--peak={size.peak}"]
     words += [f"--warmup={size.warmup}", f"--output={folder / 'schedule.json'}"]
     print("$ python " + shlex.join(words), flush=True)
     if subprocess.run([sys.executable, *words], check=False).returncode:
         raise UserError("study_schedules: stopped, the command above failed")
+    # A law that was fitted anew, on more seeds say, designs another schedule than the one that runs were trained with.
+    new = file.read(str(folder / "schedule.json")).all_rates()
+    for trained in study.designed():
+        kept = trained.folder / "schedule.json"
+        if kept.exists() and not np.allclose(file.read(str(kept)).all_rates(), new, rtol=1e-6, atol=0):
+            raise UserError(f"--output: {trained.folder} was trained with the schedule of another law; remove it to train it with this one")
 
 
 def check(study) -> None:
