@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import one_thread, run
 
@@ -26,18 +27,19 @@ FLOOR = flags.DEFINE_string("floor", "0.1%", "The least end rate: a rate such as
 KNOTS = flags.DEFINE_integer("knots", 60, "Straight lines that the schedule may be made of.")
 FROM_STEP = flags.DEFINE_integer("from_step", None, "Updates that are done: the schedule goes on from there.")
 HISTORY = flags.DEFINE_string("history", "", "With --from_step: the run that did them (its folder), or a schedule .json or .csv (step,lr).")
-DRAWS = flags.DEFINE_integer("draws", 20, "Draws from the fit's uncertainty that judge the schedule; 0: none.")
+DRAWS = flags.DEFINE_integer("draws", 20, "Draws from the fit's uncertainty that judge the schedule; 0: none.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "The schedule, such as schedule.json.", required=True)
 FIGURE = flags.DEFINE_string("figure", "", "A picture of it beside the tuned families, such as schedule.png.")
+
+LEAST_RATE, LARGEST_RATE = 1e-12, 1e3
+ALIKE = 1e-5  # nats: predicted losses that differ by less are the same
 
 
 def main(argv):
     del argv
     one_thread()
-    for name, suffix in (("output", ".json"), ("figure", ".png")):
-        path = Path(flags.FLAGS[name].value)
-        if path.name and (path.suffix != suffix or not path.parent.is_dir()):
-            raise UserError(f"--{name}={path}: must end in {suffix} and lie in a folder that exists")
+    files.check_target("output", OUTPUT.value, ".json")
+    files.check_target("figure", FIGURE.value, ".png")
     import numpy as np
 
     from kaiyuan_jax.schedules import file
@@ -60,7 +62,7 @@ def main(argv):
     facts = dict(peak=float(rates.max()), warmup=problem.warmup, floor=problem.floor, predicted_final_loss=best.loss, predicted_band=band)
     if FROM_STEP.value is not None:
         facts |= dict(from_step=FROM_STEP.value, history=HISTORY.value)
-    facts |= dict(made_by=f"launch/design_schedule.py, {contents['created_by']}", comparison=compared(problem, tuned))
+    facts |= dict(made_by=f"launch/design_schedule.py, {artefact.maker()}", comparison=compared(problem, tuned))
     facts |= dict(sensitivity=summary(problem, judged), law=contents)
     head_knots, head_rates = file.lines(problem.head)
     knots, values = np.append(head_knots, best.knots[1:]), np.append(head_rates, best.values[1:])
@@ -83,8 +85,11 @@ def described():
     """The problem that the flags describe. Raises UserError for what does not go together."""
     import numpy as np
 
+    from kaiyuan_jax.schedules import file
     from kaiyuan_jax.schedules.laws import minimize, rebuild
 
+    if not 2 <= STEPS.value <= file.MOST_STEPS:
+        raise UserError(f"--steps: found {STEPS.value}, must be 2 to {file.MOST_STEPS:g}, the updates of the whole run")
     if KNOTS.value < 2:
         raise UserError(f"--knots: found {KNOTS.value}, must be at least 2")
     if (FROM_STEP.value is None) != (not HISTORY.value):
@@ -92,8 +97,8 @@ def described():
     if FROM_STEP.value is None:
         if PEAK.value is None or WARMUP.value is None:
             raise UserError("--peak and --warmup: give both (or --from_step and --history, to continue a run)")
-        if not PEAK.value > 0:
-            raise UserError(f"--peak: found {PEAK.value}, must be above 0")
+        if not LEAST_RATE <= PEAK.value <= LARGEST_RATE:
+            raise UserError(f"--peak: found {PEAK.value:g}, must be {LEAST_RATE:g} to {LARGEST_RATE:g}, a learning rate such as 3e-4")
         if not 0 <= WARMUP.value < STEPS.value - 1:
             raise UserError(f"--warmup: found {WARMUP.value} updates, must be 0 to {STEPS.value - 2} for a run of {STEPS.value}")
         head = minimize.warmed_up(PEAK.value, WARMUP.value)
@@ -108,6 +113,11 @@ def described():
         warmup = rebuild.warmup_of(rates)
         if FROM_STEP.value <= warmup:
             raise UserError(f"--from_step: found {FROM_STEP.value}, lies in the warm-up of {warmup} updates; continue from after it")
+        if not head[-1] > 0:
+            raise UserError(
+                f"--from_step: found {FROM_STEP.value}, where {HISTORY.value} has a rate of 0, and what follows never "
+                "rises; continue from an earlier step"
+            )
         if PEAK.value is not None and not np.isclose(PEAK.value, head.max(), rtol=1e-5):
             raise UserError(f"--peak: found {PEAK.value:g}, but {HISTORY.value} has felt {head.max():g}; leave it away to continue a run")
         if WARMUP.value is not None and WARMUP.value != warmup:
@@ -136,8 +146,10 @@ def floor(head) -> float:
         value = float(text[:-1]) / 100 * peak if text.endswith("%") else float(text)
     except ValueError:
         raise UserError(f"--floor: found {text!r}, must be a rate such as 3e-7 or a share of the peak such as 0.1%") from None
-    if not 0 <= value <= head[-1]:
-        raise UserError(f"--floor: found {text} ({value:g}), must be 0 to the rate that the schedule falls from, {head[-1]:g}")
+    if not 0 <= value < head[-1]:
+        raise UserError(
+            f"--floor: found {text} ({value:g}), must be 0 or more and below the rate that the schedule falls from, {head[-1]:g}"
+        )
     return value
 
 
@@ -173,6 +185,8 @@ def sentences(problem, best, tuned, shape, judged):
         )
     else:
         yield f"nearest named schedule: {near.name}, leaving step {near.knee:,} for {near.end:.3g}"
+    if tuned[0].loss < best.loss - ALIKE:
+        yield f"{tuned[0].name} is predicted to end lower: {best.knots.size - 1} lines are too few to follow it; give more --knots"
     if best.values[-1] <= 1.01 * problem.floor:
         yield f"the end rate lies at the floor, {problem.floor:.3g}: the law sees no reason to stop there, the floor does"
     if judged is None:

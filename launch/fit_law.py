@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import one_thread, run
 
@@ -40,10 +41,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Of random starts.")
 def main(argv):
     del argv
     one_thread()
-    for flag, suffix in (("output", ".json"), ("report", ".html")):
-        path = Path(flags.FLAGS[flag].value)
-        if path.name and (path.suffix != suffix or not path.parent.is_dir()):
-            raise UserError(f"--{flag}={path}: must end in {suffix} and lie in a folder that exists")
+    files.check_target("output", OUTPUT.value, ".json")
+    files.check_target("report", REPORT.value, ".html")
     from kaiyuan_jax.report import curves as folder
     from kaiyuan_jax.report import law_text
     from kaiyuan_jax.schedules.laws import artefact, catalogue, curves, forecast, metrics
@@ -58,13 +57,13 @@ def main(argv):
     train_names, test_names = names(list(paths))
     found, notes = read({name: paths[name] for name in (*train_names, *test_names)})
     train, test = [found[name] for name in train_names], [found[name] for name in test_names]
-    curves.fewest(train, len(law.parameters), law.name)
+    fits_law = fits.fitted_law(law, PROTOCOL.value)
+    curves.fewest(train, len(fits_law.parameters), fits_law.name)
     pairs = metrics.same_end([*train, *test]) if PAIRS.value is None else [metrics.named_pair(pair, list(found)) for pair in PAIRS.value]
     fitted = fitting(law, train)
-    longest = curves.reach(train)
-    far = [curves.extrapolation(curve.name, curve.rates[: curve.steps[-1] + 1], longest) for curve in test]
+    far = [doubt for curve in test for doubt in forecast.doubts(fitted, curve.name, curve.rates[: curve.steps[-1] + 1])]
     doubts = [*curves.doubts(train, fitted.law.parameters), *forecast.implausible(fitted)]
-    warnings = [*doubts, *(sentence for sentence in far if sentence), *notes]
+    warnings = [*doubts, *far, *notes]
     measured = metrics.measure(fitted.law, fitted.theta, train, test, pairs)
     contents = artefact.tree(fitted, train, test, measured, warnings)
     if OUTPUT.value:

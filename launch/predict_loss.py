@@ -33,6 +33,9 @@ def main(argv):
 
     if STEPS.value is not None and STEPS.value < 1:
         raise UserError(f"--steps: found {STEPS.value}, must be at least 1")
+    nearest = next((path for path in (Path(OUTPUT.value), *Path(OUTPUT.value).parents) if path.exists()), Path())
+    if not nearest.is_dir():
+        raise UserError(f"--output={OUTPUT.value}: {nearest} is a file, must be a folder, which may be new")
     fit = artefact.load(LAW.value)
     rates = given.rates(SCHEDULE.value, STEPS.value)
     warmup = rebuild.warmup_of(rates)

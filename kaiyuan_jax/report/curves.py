@@ -32,8 +32,10 @@ def find(folder: str | Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in inside:
         is_run = _is_run(path)
-        if not is_run and path.suffix not in FILES:
+        if not is_run and (path.suffix not in FILES or path.is_dir()):
             continue
+        if not path.exists():
+            raise UserError(f"--curves: {path} is a link to nothing; mend or remove it")
         name = path.resolve().name if is_run else path.stem
         if name in found:
             raise UserError(f"--curves: {found[name]} and {path} are both called {name}; rename one")

@@ -22,6 +22,7 @@ from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.schedules import shapes
 
 SCHEMA = 1
+MOST_STEPS = 10**8  # of a run: beyond, somebody counts tokens
 UNITS = {"step": "updates, counted from 0", "rate": "learning rate of the update", "predicted_final_loss": "unit of the law's curves"}
 FIELD = "config.schedule.path"
 
@@ -113,6 +114,8 @@ def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
 def _table(path, field, text):
     rows = csv.DictReader(text.splitlines())
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+    if twice := [name for name in ("step", "lr") if rows.fieldnames.count(name) > 1]:
+        raise ConfigError(f"{field}: {path} has two columns {twice[0]}, must have one; remove or rename the other")
     if not {"step", "lr"} <= set(rows.fieldnames):
         raise ConfigError(f"{field}: {path} has the columns {', '.join(rows.fieldnames) or '(none)'}, a schedule needs step,lr")
     values = []
@@ -149,9 +152,9 @@ def _check(path, field, knots, rates) -> None:
     if bad.size:
         at = bad[0]
         before = f" after {knots[at - 1]:g}" if at else ""
-        raise ConfigError(
-            f"{field}: {path}, knot {at}: found step {knots[at]:g}{before}, steps must be whole numbers, ascending"
-        )
+        raise ConfigError(f"{field}: {path}, knot {at}: found step {knots[at]:g}{before}, steps must be whole numbers, ascending")
+    if knots[-1] >= MOST_STEPS:
+        raise ConfigError(f"{field}: {path} has step {knots[-1]:g}, must be below {MOST_STEPS:g}; are these tokens? give updates")
     if knots[0] != 0:
         raise ConfigError(f"{field}: {path} begins at step {knots[0]:g}, must begin at step 0; add the warm-up, such as a row 0,0.0")
     bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))

@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax.config import UserError
+from kaiyuan_jax.schedules.file import MOST_STEPS
 from kaiyuan_jax.schedules.laws import rebuild
 
-FAR = 3.0  # times the longest training curve, in steps or summed rate: beyond, a prediction is an extrapolation
+FAR = 4.0  # times the longest training curve, in steps or summed rate: beyond, a prediction is an extrapolation
+TESTED = 3  # times: the released curves of 72,000 steps after training on 24,000 (docs/results/laws.md)
 _OF_PROGRESS = ("L0", "A", "alpha", "c1", "s")  # parameters that a constant rate shows, by the names of the laws
 _SAME_RATE = 1e-6  # of the peak: rates are logged as float32 or with so many digits
 
@@ -54,9 +56,12 @@ class Samples:
 def read(path: str | Path, *, loss: str = "loss", needs_rates: bool = True) -> Samples:
     """The samples of a CSV or Parquet file, checked; `loss` names the column. Raises UserError."""
     path = Path(path)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); must be a CSV or .parquet with columns step, lr, {loss}") from None
     wanted = ("step", "lr", loss)
-    columns = _parquet(content, path, wanted) if path.suffix == ".parquet" else _csv(content, path)
+    columns = _parquet(content, path, wanted) if path.suffix == ".parquet" else _csv(content, path, wanted)
     missing = [name for name in wanted if name not in columns and (needs_rates or name != "lr")]
     if missing:
         found = ", ".join(columns) or "none"
@@ -74,6 +79,7 @@ def checked(samples: Samples) -> Samples:
     rates = np.zeros_like(steps) if samples.rates is None else samples.rates
     for name, values, allowed, good in (
         ("step", steps, "a whole number from 0 on", (steps >= 0) & (steps == np.round(steps))),
+        ("step", steps, f"below {MOST_STEPS:g} (are these tokens? give updates)", steps < MOST_STEPS),
         ("lr", rates, "a finite rate from 0 on", np.isfinite(rates) & (rates >= 0)),
         ("loss", samples.losses, "finite and above 0", np.isfinite(samples.losses) & (samples.losses > 0)),
     ):
@@ -106,6 +112,11 @@ def assemble(
         _agree(samples, rates)
     last = rebuild.warmup_of(rates)
     late = samples.steps >= last
+    if 0 < last == len(rates) - 1:
+        raise UserError(
+            f"{samples.path or samples.name}: its rate still rises at its last step, {last}: all of it is warm-up, which no law here "
+            "describes; train for longer, or leave the curve out"
+        )
     if not late.any():
         raise UserError(
             f"{samples.path or samples.name}: all {late.size} points lie inside the warm-up of {last} updates; train for longer"
@@ -183,7 +194,7 @@ def extrapolation(name: str, rates: np.ndarray, longest: tuple[int, float]) -> s
         return ""
     return (
         f"{name}: {len(rates):,} updates and a summed rate of {rates.sum():.4g} are {steps:.1f} and {summed:.1f} times those of the "
-        f"longest training curve; beyond {FAR:g} times the prediction is an extrapolation that nothing here has tested"
+        f"longest training curve: an extrapolation (predictions have been tested up to {TESTED} times)"
     )
 
 
@@ -200,7 +211,12 @@ def _constant_after_warmup(curve: Curve) -> bool:
 # Columns of files
 
 
-def _csv(content: bytes, path: Path) -> dict[str, Sequence]:
+def _once(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise UserError(f"{path}: has two columns {twice[0]}, must have one; remove or rename the other")
+
+
+def _csv(content: bytes, path: Path, wanted: Sequence[str]) -> dict[str, Sequence]:
     try:
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -209,6 +225,7 @@ def _csv(content: bytes, path: Path) -> dict[str, Sequence]:
     if not rows:
         raise UserError(f"{path}: empty, must be a CSV with a header row such as step,lr,loss")
     header, body = [name.strip() for name in rows[0]], rows[1:]
+    _once(path, header, wanted)
     for number, row in enumerate(body, 1):
         if len(row) != len(header):
             raise UserError(
@@ -227,6 +244,7 @@ def _parquet(content: bytes, path: Path, wanted) -> dict[str, Sequence]:
         raise UserError(
             f"{path}: cannot be read ({str(error).splitlines()[0]}); must be a Parquet file with columns step, lr, loss"
         ) from None
+    _once(path, table.column_names, wanted)
     return {name: table[name].to_pylist() if name in wanted else () for name in table.column_names}
 
 

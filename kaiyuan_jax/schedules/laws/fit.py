@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kaiyuan_jax.config import UserError
+from kaiyuan_jax.schedules.laws import fading, multi_power
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.law import Law
 
@@ -39,10 +40,21 @@ class Fit:
 def fit(law: Law, curves: Sequence[Curve], protocol: str = "robust", seed: int = 0) -> Fit:
     """Fits `law` to training `curves`; `seed` decides the random starts of the protocols that have some.
 
-    Raises UserError for an unknown protocol and for a law that the protocol does not know.
+    Raises UserError for an unknown protocol, for a law that the protocol does not know, and where no parameters were found.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: found {protocol!r}, must be one of {', '.join(PROTOCOLS)}")
     # By name, because each of these modules returns a Fit and so imports this one.
     module = importlib.import_module(f"{__package__}.{protocol}")
-    return module.fit(law, curves) if protocol == "reference" else module.fit(law, curves, seed=seed)
+    found = module.fit(law, curves) if protocol == "reference" else module.fit(law, curves, seed=seed)
+    if not (np.isfinite(found.theta).all() and np.isfinite(found.objective)):
+        raise UserError(
+            f"protocol: {protocol} found no finite parameters of {found.law.name} for {', '.join(found.train)}; look at their losses, "
+            "train on more or longer curves, or take another law"
+        )
+    return found
+
+
+def fitted_law(law: Law, protocol: str) -> Law:
+    """The law that a protocol fits where `law` is asked for: `robust` lets the gain of a multi-power law fade."""
+    return fading.LAW if protocol == "robust" and law in (multi_power.LAW, multi_power.AFTER_WARMUP) else law

@@ -26,6 +26,8 @@ def rates(item: str, steps: int | None = None, flag: str = "--schedule") -> np.n
         if not after.isdigit() or int(after) < 1:
             raise UserError(f"{flag}: found {after!r} after the @, must be a number of updates, such as {item}@24000")
         steps = int(after)
+    if steps and steps > file.MOST_STEPS:
+        raise UserError(f"{flag}: found {steps} updates, must be at most {file.MOST_STEPS:g}; are these tokens?")
     name, _, variant = item.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -68,8 +70,11 @@ def planned_steps(data: config.Data) -> int:
 def _vector(path: Path, flag: str) -> np.ndarray:
     try:
         found = np.load(path)
-    except ValueError as error:
-        raise UserError(f"{flag}: {path} is no array of numbers ({error})") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{flag}: {path} is no array of numbers ({str(error).splitlines()[0]}); numpy.save writes one") from None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        kind = found.dtype if isinstance(found, np.ndarray) else "several arrays"
+        raise UserError(f"{flag}: {path} holds {kind}, must be a vector of real numbers, the rate of each update")
     if found.ndim != 1:
         raise UserError(f"{flag}: {path} has the shape {found.shape}, must be a vector of one rate for each update")
     return found.astype(np.float64)
@@ -81,8 +86,9 @@ def _load(path: Path, variant: str, flag: str) -> config.Experiment:
     try:
         spec.loader.exec_module(module)
         experiment = module.get_config(variant) if variant else module.get_config()
-    except (AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
-        raise UserError(f"{flag}: {path}{':' + variant if variant else ''}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{flag}: {path}{':' + variant if variant else ''} cannot be loaded ({said})") from None
     if not isinstance(experiment, config.Experiment):
         raise UserError(f"{flag}: get_config() of {path} returned {type(experiment).__name__}, must return kaiyuan_jax.config.Experiment")
     return experiment

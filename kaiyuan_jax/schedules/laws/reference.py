@@ -40,6 +40,11 @@ def fit(law: Law, curves: Sequence[Curve]) -> Fit:
     losses = np.concatenate([curve.losses for curve in curves])
     targets = np.log(losses.astype(np.float32)).astype(np.float64)
     kept, lowest, steps = adamw(law, prepared, targets, np.array([values[name] for name in law.parameters]))
+    if gone := [i for i, logged in enumerate(law.logged) if logged and kept[i] <= 0]:
+        raise UserError(
+            f"protocol: reference steps to {law.parameters[gone[0]]} = {kept[gone[0]]:.3g} on these curves, where the "
+            "law has no meaning (its rates are made for the released curves); take robust or converged"
+        )
     theta = law.theta(dict(zip(law.parameters, kept, strict=True)))
     objective = float(huber.huber(huber.residuals(losses, law.evaluate(prepared, theta))).sum())
     details = {"steps": steps, "lowest": lowest, "linear": baselines.LINEAR.values(first.theta) | {"objective": first.objective}}
@@ -77,5 +82,7 @@ def adamw(law: Law, prepared, targets: np.ndarray, values: np.ndarray) -> tuple[
         if loss < lowest:
             kept, lowest, at = values, loss, step
         if (step > PATIENCE and step - at >= PATIENCE) or np.linalg.norm(gradient) < FLAT:
+            break
+        if (values[logged] <= 0).any():  # the law is not defined from here on
             break
     return kept, lowest, step + 1

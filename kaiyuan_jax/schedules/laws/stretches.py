@@ -38,13 +38,11 @@ def cut(steps: np.ndarray, rates: np.ndarray, tolerance: float) -> list[Stretch]
         return _cut(steps, rates, tolerance, (*_LINES, *_CURVES))
     stride = -(-len(steps) // MOST)
     thin = np.unique(np.append(np.arange(0, len(steps), stride), len(steps) - 1))
-    coarse = _cut(steps[thin], rates[thin], tolerance, (*_LINES, *_CURVES))
-    found, first = [], 0
-    for stretch, after in zip(coarse, [*coarse[1:], None], strict=True):
-        if not stretch.rate:
-            continue
-        grown = _grown(stretch, thin, steps, rates, tolerance, first, thin[after.first] if after else len(steps))
-        if grown:
+    coarse = [s for s in _cut(steps[thin], rates[thin], tolerance, (*_LINES, *_CURVES)) if s.rate]
+    found, first, ends = [], 0, [*(int(thin[s.first]) for s in coarse[1:]), len(steps)]
+    for i, stretch in enumerate(coarse):
+        begin = max(first, int(thin[coarse[i - 1].last]) + 1 if i else 0)
+        if grown := _grown(stretch, thin, steps, rates, tolerance, begin, ends[i]):
             found += [*_between(steps, rates, tolerance, first, grown.first, 2 * stride), grown]
             first = grown.last + 1
     return found + _between(steps, rates, tolerance, first, len(steps), 2 * stride)
@@ -53,9 +51,6 @@ def cut(steps: np.ndarray, rates: np.ndarray, tolerance: float) -> list[Stretch]
 def _grown(stretch: Stretch, thin, steps, rates, tolerance, begin: int, end: int) -> Stretch | None:
     """A stretch of the samples `thin` as one of all samples, grown as far as it holds within [begin, end); None if it does not hold."""
     first, last = int(thin[stretch.first]), int(thin[stretch.last])
-    begin = max(begin, int(thin[stretch.first - 1]) + 1 if stretch.first else 0)
-    if first < begin:
-        return None
     rate = stretch.rate(steps[begin:end])
     limit = tolerance if rate[first - begin] != rate[last - begin] else _SAME * tolerance
     off = np.flatnonzero(~(np.abs(rate - rates[begin:end]) <= limit)) + begin

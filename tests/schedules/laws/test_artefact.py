@@ -76,7 +76,7 @@ def test_numbers_that_json_cannot_say_become_null():
     [
         ({"schema": 99}, "found schema 99, this version reads 1; fit the law again"),
         ({"law": "perfect"}, "found the law 'perfect', must be one of multi_power, "),
-        ({"theta": [1.0, 2.0]}, "theta must be 7 finite numbers (L0, A, alpha, B, C, beta, gamma), found [1.0, 2.0]"),
+        ({"theta": [1.0, 2.0]}, "theta must be 7 finite numbers (L0, A, alpha, B, C, beta, gamma), none beyond 600, found [1.0, 2.0]"),
         ({"theta": [1, 2, 3, 4, 5, 6, None]}, "theta must be 7 finite numbers"),
         ({"covariance": ...}, "has no covariance"),
         ({"schema": ...}, "has no schema, must be a law.json"),

@@ -71,7 +71,7 @@ def test_forecasts_far_beyond_the_training_curves_or_at_another_peak_are_doubted
     known = dataclasses.replace(fit(), details={"reach": forecast.reach([CURVE])})
     assert forecast.doubts(known, "x", RATES) == []
     assert forecast.doubts(fit(), "x", 5 * RATES) == []  # a fit that does not say what it was made of
-    (far,) = forecast.doubts(known, "x", np.concatenate([RATES, np.full(6000, 1e-4)]))
+    (far,) = forecast.doubts(known, "x", np.concatenate([RATES, np.full(9000, 1e-4)]))
     assert "an extrapolation" in far
     (peak,) = forecast.doubts(known, "x", 2 * RATES)
     assert "its peak rate is 0.0006, that of the training curves 0.0003" in peak
