@@ -426,6 +426,24 @@ def test_a_plan_draws_a_schedule_in_a_file_and_forecasts_with_the_law_inside(tmp
     assert warned(tree) and "ascending order while the rate falls" in " ".join(warned(tree))
 
 
+def test_a_table_with_a_rate_a_step_costs_the_page_no_work_a_row(tmp_path, monkeypatch):
+    from kaiyuan_jax.schedules import build
+
+    rates = np.random.default_rng(0).uniform(1e-4, 3e-3, 20_000)
+    (tmp_path / "s.csv").write_text("step,lr\n" + "\n".join(f"{step},{rate!r}" for step, rate in enumerate(rates.tolist())))
+    schedule = c.Schedule(kind="file", path=str(tmp_path / "s.csv"))
+    tree = experiment([phase(tokens=20_000 * B * L, passes=20.0)], schedule=schedule, sizes={"prose": 25_600_001, "code": 25_600_001})
+    asked, learning_rate = [], text.learning_rate
+    monkeypatch.setattr(build, "Segment", lambda *_: pytest.fail("a segment for a row"))
+    monkeypatch.setattr(text, "learning_rate", lambda *given: lambda step: asked.append(step) or learning_rate(*given)(step))
+    page = planning.describe(tree)
+    assert len(asked) == text.WIDTH + text.SHOWN
+    turns = 1 + np.flatnonzero(np.diff(np.sign(np.diff(rates))))  # every row of the page is one, but the first and the last update
+    assert f"{turns.size + 2 - text.SHOWN:,} more" in page
+    rows = [line.split()[:2] for line in page.splitlines()]
+    assert all([f"{step:,}", f"{rates[step]:.3g}"] in rows for step in (0, turns[0], turns[-1], 19_999))
+
+
 def test_a_file_of_another_length_and_a_law_that_is_none_are_problems(tmp_path):
     from kaiyuan_jax.schedules import file
 

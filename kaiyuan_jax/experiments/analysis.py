@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from kaiyuan_jax.evaluation import bootstrap
+from kaiyuan_jax.schedules import build
 from kaiyuan_jax.schedules.laws.curves import Curve
 
 LEVEL = 0.95  # of every interval that is not a law's band
@@ -40,8 +41,7 @@ def own_part(curve: Curve, trunk: np.ndarray) -> np.ndarray:
 
     Before, a branch of the constant run *is* the constant run, which the law was fitted to: there is nothing to predict.
     """
-    different = np.flatnonzero(~np.isclose(curve.rates, trunk, rtol=1e-6, atol=0))
-    return curve.steps >= (different[0] if different.size else 0)
+    return curve.steps >= (build.first_difference(curve.rates, trunk) or 0)
 
 
 def errors(curve: Curve, predicted: np.ndarray, own: np.ndarray) -> dict:

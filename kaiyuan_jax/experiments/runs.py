@@ -71,9 +71,11 @@ def taken_over(run: Run) -> int:
 
 
 def shared_updates(first: np.ndarray, second: np.ndarray) -> int:
-    """How many updates two schedules float[T] have in common before the first that differs by more than rounding to float32."""
-    different = np.flatnonzero(~np.isclose(first, second, rtol=1e-6, atol=0))
-    return int(different[0]) if different.size else len(first)
+    """How many updates two schedules float[T] have in common before the first that differs."""
+    from kaiyuan_jax.schedules import build
+
+    different = build.first_difference(first, second)
+    return len(first) if different is None else different
 
 
 def rates(experiment: config.Experiment) -> np.ndarray:

@@ -9,7 +9,7 @@ from kaiyuan_jax.config import ConfigError, Experiment, UserError
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.plan import domains, forecast
-from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, window, window_rates
+from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, saved_steps, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.training import branch
 
@@ -21,7 +21,8 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
     """What makes the run impossible and needs the plan's sizes to see, one line each."""
     if plan.steps == 0:
         return ["config.data: all phases together give less than one batch; add data or lower config.data.batch_size"]
-    found = schedules.problems(experiment.schedule, plan.steps) or [*branch.problems(experiment, plan), *_law_problems(experiment)]
+    found = schedules.problems(experiment.schedule, plan.steps)
+    found = found or [*(branch.problems(experiment, plan) or _branch_problems(experiment, plan)), *_law_problems(experiment)]
     averaging, checkpoint = experiment.averaging, experiment.checkpoint
     if averaging.kind == "none":
         return found
@@ -39,6 +40,25 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
             f"{max(1, (plan.steps - 1) // max(1, averaging.last - 1))}"
         )
     return found
+
+
+def _branch_problems(experiment, plan):
+    parent, wanted = branch.parent_of(experiment), window(experiment, plan.steps)
+    if parent is None or branch.begun(experiment) or not wanted:
+        return
+    every, last = experiment.checkpoint.every, experiment.averaging.last
+    own = [step for step in saved_steps(experiment, plan.steps) if step > parent.step]
+    if (found := [*parent.taken_over(every), *own][-last:]) != wanted:
+        fits = sum(step > parent.step for step in wanted) or 1
+        yield (
+            f"config.averaging.last: found {last}, which means checkpoints {_listed(wanted)}; branching off step {parent.step:,} of "
+            f"{parent.folder}, with what that folder holds, they would be {_listed(found)}. Lower last to {fits}, or branch off a run that "
+            f"kept its checkpoints every {every:,} steps"
+        )
+
+
+def _listed(steps):
+    return ", ".join(f"{step:,}" for step in steps)
 
 
 def _law_problems(experiment):

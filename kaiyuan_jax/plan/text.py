@@ -15,9 +15,11 @@ from kaiyuan_jax.plan import domains, forecast
 from kaiyuan_jax.plan.checks import warnings
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.schedules import file
 from kaiyuan_jax.training import branch
 
 WIDTH, HEIGHT = 64, 8  # of the learning-rate plot, in characters
+SHOWN = 24  # steps at which a rate is named
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SIZES = {"": "planned", "public": "public", "inferred": "inferred", "ours": "ours: unknown"}  # where the size of an absent store is from
 
@@ -136,18 +138,25 @@ def _learning_rate(experiment, plan):
             marks[min(WIDTH - 1, int(first / plan.steps * WIDTH))] = str((number + 1) % 10)
     lines.append(f"  {'0':>8} └" + "─" * WIDTH)
     lines.append(f"  {'phase':>8}  " + "".join(marks).rstrip())
-    rows = [(f"{step:,}", f"{float(rate(step)):.3g}", text) for step, text in _knots(experiment, plan)]
-    if len(rows) > 24:
-        rows = [*rows[:12], ("...", "", f"{len(rows) - 24} more"), *rows[-12:]]
+    knots, unnamed = _knots(experiment, plan)
+    more = max(0, len(knots) + unnamed - SHOWN)
+    if more:
+        knots = [*knots[: SHOWN // 2], *knots[-SHOWN // 2 :]]
+    rows = [(f"{step:,}", f"{float(rate(step)):.3g}", text) for step, text in knots]
+    if more:
+        rows.insert(SHOWN // 2, ("...", "", f"{more:,} more"))
     return "\n".join([f"Learning rate ({experiment.schedule.kind})", *lines, _table(("step", "rate", ""), rows, ">><")])
 
 
 def _knots(experiment, plan):
+    """(step, what begins there) in order, without the inner ones of a file of many stretches, and how many those are."""
+    unnamed = 0
     notes = {0: ["first update"], plan.steps - 1: ["last update"]}
     if experiment.schedule.kind == "power":
         notes.setdefault(experiment.schedule.warmup, []).append("end of warm-up")
     elif experiment.schedule.kind == "file":
-        for first, stop, begin, end, lines in _stretches(experiment, plan):
+        starts, stretches = _stretches(file.read(experiment.schedule.path))
+        for first, stop, begin, end, lines in stretches:
             if begin == end:
                 text = f"constant at {end:.3g}"
             else:
@@ -167,19 +176,24 @@ def _knots(experiment, plan):
     for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
         if after > first:
             notes.setdefault(first, []).append(f"phase {phase.name} begins")
-    return [(step, "; ".join(texts)) for step, texts in sorted(notes.items())]
+    if experiment.schedule.kind == "file":
+        unnamed = int((~np.isin(starts, list(notes))).sum())
+    return [(step, "; ".join(texts)) for step, texts in sorted(notes.items())], unnamed
 
 
-def _stretches(experiment, plan):
-    """The lines of a schedule in a file, those that go on in one direction as one: first and last step, first and last rate, how many."""
-    found = []
-    for part in schedules.segments(experiment.schedule, plan.steps):
-        direction = np.sign(part.end - part.begin)
-        if found and direction == np.sign(found[-1][3] - found[-1][2]):
-            found[-1] = (found[-1][0], part.stop, found[-1][2], part.end, found[-1][4] + 1)
-        else:
-            found.append((part.start, part.stop, part.begin, part.end, 1))
-    return found
+def _stretches(found: file.ScheduleFile):
+    """The lines of a schedule in a file, those that go on in one direction as one: there may be a line a step.
+
+    Returns the steps int64[S] at which they begin, and for the first and the last that the page can name their first and last step,
+    first and last rate and number of lines.
+    """
+    turns = 1 + np.flatnonzero(np.diff(np.sign(np.diff(found.rates))))
+    starts, stops = np.append(0, turns), np.append(turns, found.knots.size - 1)
+    columns = found.knots[starts], found.knots[stops], found.rates[starts], found.rates[stops], stops - starts
+    named = np.arange(starts.size)
+    if named.size > SHOWN:
+        named = np.append(named[: SHOWN // 2], named[-SHOWN // 2 :])
+    return found.knots[starts], list(zip(*(column[named].tolist() for column in columns), strict=True))
 
 
 def _checkpoints(experiment, plan):
@@ -188,7 +202,7 @@ def _checkpoints(experiment, plan):
     spacing = f"{checkpoint.every:,} steps ({human(checkpoint.every * per_step)} tokens)"
     lines = [f"every {spacing} and after the last step; the newest {checkpoint.keep} are kept"]
     if parent := branch.parent_of(experiment):
-        lines.insert(0, f"the first {parent.step:,} steps are taken from {parent.folder}")
+        lines.insert(0, f"the first {parent.step:,} steps {'were' if branch.begun(experiment) else 'are'} taken from {parent.folder}")
     if steps := window(experiment, plan.steps):
         rates = window_rates(experiment, plan, steps)
         covered = steps[-1] - steps[0]

@@ -20,12 +20,16 @@ def peak_rate(experiment, plan) -> float:
     return float(learning_rate(experiment, plan)(spread(0, plan.steps)).max())
 
 
+def saved_steps(experiment: Experiment, steps: int) -> list[int]:
+    """The checkpoints that a run without interruptions makes, ascending; the last step is always one."""
+    return [*range(experiment.checkpoint.every, steps, experiment.checkpoint.every), steps]
+
+
 def window(experiment: Experiment, steps: int) -> list[int]:
-    """The checkpoints that the average is made of, oldest first; empty without one. The last step is always a checkpoint."""
+    """The checkpoints that the average is made of, oldest first; empty without one."""
     if experiment.averaging.kind == "none":
         return []
-    saved = [*range(experiment.checkpoint.every, steps, experiment.checkpoint.every), steps]
-    return saved[-experiment.averaging.last :]
+    return saved_steps(experiment, steps)[-experiment.averaging.last :]
 
 
 def window_rates(experiment, plan, steps):

@@ -70,6 +70,12 @@ def rates(schedule: config.Schedule, steps: int, *, batch_size: int, sequence_le
     return np.asarray(_continuous(schedule, steps, batch_size, sequence_length)(np.arange(steps)), np.float64)
 
 
+def first_difference(first: np.ndarray, second: np.ndarray) -> int | None:
+    """The first update at which two schedules float[T] give training other rates, which are float32 there; None where there is none."""
+    different = np.flatnonzero(np.float32(first) != np.float32(second))
+    return int(different[0]) if different.size else None
+
+
 def _continuous(schedule, steps, batch_size, sequence_length):
     if found := problems(schedule, steps):
         raise config.ConfigError("\n".join(found))

@@ -3,9 +3,11 @@
 `config.branch` names a checkpoint of a run, its parent, such as runs/constant/checkpoints/400. The new run folder gets the parent's lines
 and checkpoints up to that step, and from there on everything is an ordinary resume. That is right only where the new run would have come
 to the same weights by itself, so all that decides them must be equal: the config apart from the schedule, the order of the data, and the
-rates of the first 400 updates. The end of the schedule is what may differ: many decays from one constant run cost one constant run.
+rates of the first 400 updates, as the float32 numbers that the updates are made with. The end of the schedule is what may differ: many
+decays from one constant run cost one constant run.
 
-Checkpoints are hard links to the parent's, which cost no space and stay when the parent is deleted; on another file system, copies.
+Checkpoints are hard links to the parent's, which cost no space and stay when the parent is deleted; on another file system, copies. Once
+the new run has a checkpoint the branch is history: nothing asks for the parent again, and config.json goes on naming it.
 """
 
 import dataclasses
@@ -16,13 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax import config
-from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.schedules import build as schedules
-from kaiyuan_jax.training import metrics, resume
+from kaiyuan_jax.training import metrics, resume, saved
 
 FREE = (*resume.FREE, r"schedule\..*")
-SAME = 1e-6  # rates this near one another, relatively, differ by rounding to float32 alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,32 +37,47 @@ class Parent:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / str(self.step)
 
+    def taken_over(self, every: int) -> list[int]:
+        """Checkpoints of the parent that a run which saves `every` so many steps would have made too, and the one it branches off."""
+        there = saved.steps(self.folder / "checkpoints")
+        return [step for step in there if step == self.step or (step < self.step and step % every == 0)]
+
+
+def begun(experiment: Experiment) -> bool:
+    """Whether the run has checkpoints of its own, so that it resumes from them whatever `config.branch` says."""
+    return bool(saved.steps(Path(experiment.folder) / "checkpoints"))
+
 
 def parent_of(experiment: Experiment) -> Parent | None:
-    """What `config.branch` names; None where it is empty. Raises `ConfigError` when that is no checkpoint of a run."""
-    if not experiment.branch:
+    """What `config.branch` names, and for a run that has begun what its config.json names; None where that is empty.
+
+    Raises `ConfigError` when it has not the form of a checkpoint of a run. Whether that is there is asked by `problems`.
+    """
+    name = resume.origin(Path(experiment.folder), experiment) if begun(experiment) else experiment.branch
+    if not name:
         return None
-    path = Path(experiment.branch)
-    folder = path.parent.parent
+    path = Path(name)
     if path.parent.name != "checkpoints" or not path.name.isdigit():
-        raise config.ConfigError(f"config.branch: found {experiment.branch!r}, must be a checkpoint such as runs/x/checkpoints/400")
-    if not path.is_dir() or not (folder / "config.json").is_file():
-        there = sorted(int(p.name) for p in path.parent.glob("*") if p.name.isdigit())
-        raise config.ConfigError(
-            f"config.branch: no run with the checkpoint {experiment.branch}; {path.parent} has {', '.join(map(str, there)) or 'none'}. "
-            "Leave it empty to train from the first step"
-        )
-    return Parent(folder, int(path.name))
+        raise ConfigError(f"config.branch: found {name!r}, must be a checkpoint such as runs/x/checkpoints/400")
+    return Parent(path.parent.parent, int(path.name))
 
 
 def problems(experiment: Experiment, plan: Plan) -> list[str]:
-    """Why the run cannot take its first steps from the run that `config.branch` names, one line each; empty if it can."""
+    """Why the run cannot take its first steps from the run that `config.branch` names, one line each; empty if it can, or if it did."""
+    if begun(experiment):
+        return []
     try:
         parent = parent_of(experiment)
-    except config.ConfigError as error:
+    except ConfigError as error:
         return [str(error)]
     if parent is None:
         return []
+    there = saved.steps(parent.checkpoint.parent)
+    if parent.step not in there or not (parent.folder / "config.json").is_file():
+        return [
+            f"config.branch: no run with the checkpoint {experiment.branch}; {parent.checkpoint.parent} has "
+            f"{', '.join(map(str, there)) or 'none'}. Leave it empty to train from the first step"
+        ]
     before = config.read(parent.folder / "config.json")
     if lines := resume.changes(before, experiment, FREE):
         return [f"config.branch: {parent.folder} is another experiment; of what decides the weights only the schedule may differ", *lines]
@@ -69,21 +85,21 @@ def problems(experiment: Experiment, plan: Plan) -> list[str]:
         return [f"config.branch: found step {parent.step:,}, must be below the {plan.steps:,} steps of this run"]
     sizes = dict(batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     felt, planned = (schedules.build(one.schedule, plan.steps, **sizes)(np.arange(parent.step)) for one in (before, experiment))
-    other = np.flatnonzero(~np.isclose(felt, planned, rtol=SAME, atol=0))
-    if other.size:
-        at = other[0]
+    at = schedules.first_difference(felt, planned)
+    if at is not None:
         return [
-            f"config.branch: the weights of {parent.checkpoint} have felt another schedule: at step {at:,} the rate was {felt[at]:.6g}, "
-            f"this run plans {planned[at]:.6g}. The first {parent.step:,} rates must be equal; branch off at step {at:,} or before, or "
+            f"config.branch: the weights of {parent.checkpoint} have felt another schedule: at step {at:,} the rate was {felt[at]!s}, "
+            f"this run plans {planned[at]!s}. The first {parent.step:,} rates must be equal; branch off at step {at:,} or before, or "
             f"design the schedule with --from_step={parent.step} --history={parent.folder}"
         ]
     return []
 
 
-def begin(folder: Path, parent: Parent, keep: int, data_order: dict) -> None:
-    """Puts the parent's metrics and its newest `keep` checkpoints up to the step into a run folder that has none.
+def begin(folder: Path, parent: Parent, every: int, keep: int, data_order: dict) -> None:
+    """Puts the parent's metrics and the newest `keep` of `Parent.taken_over(every)` into a run folder that has no checkpoints.
 
-    Raises `ConfigError` when the parent read its data in another order, `checkpoint.CheckpointError` when that checkpoint is incomplete.
+    A parent that is still training may delete an older one meanwhile, which is then left out. Raises `ConfigError` when the parent read
+    its data in another order or deletes the checkpoint to branch off, `checkpoint.CheckpointError` when that is incomplete.
     """
     from kaiyuan_jax.training import checkpoint  # imports jax, which `problems` does without
 
@@ -92,11 +108,20 @@ def begin(folder: Path, parent: Parent, keep: int, data_order: dict) -> None:
     if (parent.folder / "metrics.jsonl").exists():
         metrics.copy(parent.folder / "metrics.jsonl", folder / "metrics.jsonl", parent.step)
     # Ascending, so that whatever a kill leaves here is a run that stands at an earlier of these steps.
-    for step in [step for step in checkpoint.steps(parent.folder / "checkpoints") if step <= parent.step][-keep:]:
-        target = folder / "checkpoints" / str(step)
+    for step in parent.taken_over(every)[-keep:]:
+        source, target = parent.folder / "checkpoints" / str(step), folder / "checkpoints" / str(step)
         linked = target.with_name(f"{step}{checkpoint.UNFINISHED}-branch")
-        shutil.copytree(parent.folder / "checkpoints" / str(step), linked, copy_function=_link)
-        os.replace(linked, target)
+        try:
+            shutil.copytree(source, linked, copy_function=_link)
+        except (FileNotFoundError, shutil.Error):
+            if source.exists():
+                raise
+        if source.exists():  # deletion renames a checkpoint first, so all of it was there
+            os.replace(linked, target)
+        else:
+            shutil.rmtree(linked, ignore_errors=True)
+    if not (folder / "checkpoints" / str(parent.step)).exists():
+        raise ConfigError(f"config.branch: {parent.checkpoint} was deleted while this run took it over; branch off one that is kept")
 
 
 def _link(source: str, target: str) -> None:

@@ -28,9 +28,9 @@ import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 
 from kaiyuan_jax.config import UserError  # noqa: E402
+from kaiyuan_jax.training.saved import COMPLETE, steps  # noqa: E402
 from kaiyuan_jax.training.state import TrainState  # noqa: E402
 
-_COMPLETE = "commit_success.txt"
 _DELETING = ".deleting"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 
@@ -64,9 +64,7 @@ class Checkpoints:
         """The state of a checkpoint; `abstract` holds ShapeDtypeStructs with the shardings wanted now, of any mesh."""
         folder = complete(self.folder / str(step))
         items = _read(folder, _items(abstract, _restore_args))
-        return TrainState(
-            **items["rest"], params=items["parameters"], average=items.get("average", {})
-        )
+        return TrainState(**items["rest"], params=items["parameters"], average=items.get("average", {}))
 
     def wait(self) -> None:
         """Blocks until the write in flight is complete, then deletes what is older than the newest `keep`."""
@@ -80,19 +78,11 @@ class Checkpoints:
         self._writer.close()
 
 
-def steps(folder: str | Path) -> list[int]:
-    """Steps of the complete checkpoints in a `checkpoints/` folder, ascending; empty where there is no folder."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / _COMPLETE).exists())
-
-
 def complete(folder: str | Path) -> Path:
     """The absolute folder of one complete checkpoint or average; raises `CheckpointError` naming the ones there are."""
     folder = Path(folder).absolute()
-    if not (folder / _COMPLETE).exists():
-        there = sorted((path.name for path in folder.parent.glob("*") if (path / _COMPLETE).exists()), key=lambda name: (len(name), name))
+    if not (folder / COMPLETE).exists():
+        there = sorted((path.name for path in folder.parent.glob("*") if (path / COMPLETE).exists()), key=lambda name: (len(name), name))
         raise CheckpointError(f"{folder}: no complete checkpoint here; {folder.parent} has {', '.join(there) or 'none'}")
     return folder
 
@@ -205,6 +195,6 @@ def _remove_leftovers(folder: Path, prefix: str = "") -> None:
     for path in folder.iterdir():
         if not path.name.startswith(prefix):
             continue
-        unfinished = path.name.isdigit() and not (path / _COMPLETE).exists()
+        unfinished = path.name.isdigit() and not (path / COMPLETE).exists()
         if unfinished or path.name.endswith(_DELETING) or UNFINISHED in path.name:
             shutil.rmtree(path)

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from kaiyuan_jax.config import ConfigError, Experiment
@@ -55,8 +56,8 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     _check(experiment, stores, mesh)
     schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
-    fresh = not checkpoint.steps(Path(experiment.folder) / "checkpoints")
-    if fresh and (found := branch.problems(experiment, plan)):
+    fresh = not branch.begun(experiment)
+    if found := branch.problems(experiment, plan):
         raise ConfigError("\n".join(found))
     loader.verify(experiment.data, stores)  # the slow check last
     evaluate = _evaluator(experiment, stores[0].fingerprint)
@@ -74,7 +75,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
         checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(folder / "checkpoints", keep)))
         if fresh and (parent := branch.parent_of(experiment)):
             if main:
-                branch.begin(folder, parent, keep, data_order)
+                branch.begin(folder, parent, experiment.checkpoint.every, keep, data_order)
             multihost_utils.sync_global_devices("branch")  # the others look for the checkpoint next
             _say(f"{folder}: the first {parent.step} steps are those of {parent.folder}")
         begin, progress = (checkpoints.steps() or [0])[-1], {}
@@ -88,13 +89,14 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
             _say(f"{folder}: resuming from step {begin} of {plan.steps}")
         else:
             train_state = state.create(experiment, optimizer, mesh)
-        update = _compile(experiment, optimizer, mesh, abstract)
+        rates_T = _rates(schedule, plan.steps, mesh)
+        update = _compile(experiment, mesh, abstract, rates_T)
         run = stack.enter_context(contextlib.closing(_Run(experiment, plan, stores, schedule, checkpoints, begin, progress, mesh)))
         rows, masked = rules.process_rows(mesh, plan.batch_size), experiment.data.mask_documents
         reader = loader.batches(plan, stores, rows=rows, start_step=begin, mask_documents=masked, prefetch=experiment.data.prefetch)
         batches = stack.enter_context(contextlib.closing(reader))
         for done in range(begin + 1, plan.steps + 1):
-            train_state, measured = update(train_state, _put(next(batches), mesh, plan.batch_size))
+            train_state, measured = update(train_state, _put(next(batches), mesh, plan.batch_size), rates_T)
             run.read()  # of the step before, while the devices compute this one
             run.pending = done, measured
             last, stopping = done == plan.steps, stop.is_set()
@@ -216,15 +218,21 @@ def _evaluator(experiment: Experiment, fingerprint: str):
     return heldout.make_evaluator(experiment, stores) if stores else None
 
 
-def _compile(experiment: Experiment, optimizer, mesh, abstract: state.TrainState):
+def _compile(experiment: Experiment, mesh, abstract: state.TrainState, rates_T: jax.Array):
     """The compiled step, so that compilation is in no line's speed and its errors come before the first batch."""
     begin = time.perf_counter()
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
     shape = (experiment.data.batch_size, experiment.data.sequence_length)
     batch = dict.fromkeys(step.BATCH_KEYS, jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2)))
-    compiled = step.build(experiment, graphdef, optimizer, mesh, abstract).lower(abstract, batch).compile()
+    compiled = step.build(experiment, graphdef, mesh, abstract).lower(abstract, batch, rates_T).compile()
     _say(f"train step compiled in {time.perf_counter() - begin:.1f} s")
     return compiled
+
+
+def _rates(schedule, steps: int, mesh) -> jax.Array:
+    """float32[T], the rate of every update as the host computes it, on every device."""
+    rates = schedule(np.arange(steps))
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec()), rates, rates.shape)
 
 
 def _put(batch: dict, mesh, batch_size: int) -> dict:

@@ -99,7 +99,7 @@ class Clock:
 
 
 class Log:
-    """metrics.jsonl and TensorBoard of one run folder; lines after `step` are cut first."""
+    """metrics.jsonl and TensorBoard of one run folder; lines after `step` are cut first, a new board is given those that stay."""
 
     def __init__(self, folder: str | Path, step: int, tensorboard: bool):
         folder = Path(folder)
@@ -110,12 +110,18 @@ class Log:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
+            begun = (folder / "tensorboard").exists()
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, max_queue=50)
+            for line in [] if begun else read(self._path):  # taken over from another run, or written before there was a board
+                self._show(line.pop("step"), line)
 
     def write(self, step: int, values: dict) -> None:
         """One line; numbers also go to TensorBoard."""
         self._file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
         self._file.flush()
+        self._show(step, values)
+
+    def _show(self, step: int, values: dict) -> None:
         if self._board:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):

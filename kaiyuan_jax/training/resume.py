@@ -21,6 +21,7 @@ import numpy as np
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.schedules import file
+from kaiyuan_jax.training import saved
 
 # Fields, as regular expressions on their dotted path, that another session may set otherwise.
 FREE = (
@@ -40,7 +41,8 @@ _MOST = 12  # differences shown
 def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     """The run folder, made if need be, held for this process, with the experiment in its config.json and copies of the files it names.
 
-    Where several processes train together one of them `writes`. Raises ConfigError when another session has the folder, and, one line a
+    Where several processes train together one of them `writes`. A run that has checkpoints goes on naming the run it branched off, if
+    any, whatever `config.branch` says now. Raises ConfigError when another session has the folder, and, one line a
     field, when it holds a run that differs in what decides its numbers.
     """
     folder = Path(experiment.folder)
@@ -61,13 +63,20 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
             if not (copy.exists() and copy.samefile(source)):
                 shutil.copyfile(source, temporary := copy.with_name(name + ".tmp"))
                 os.replace(temporary, copy)
-        write_text(folder / "config.json", config.to_json(experiment))
+        kept = dataclasses.replace(experiment, branch=origin(folder, experiment)) if saved.steps(folder / "checkpoints") else experiment
+        write_text(folder / "config.json", config.to_json(kept))
         yield folder
 
 
+def origin(folder: Path, experiment: Experiment) -> str:
+    """The checkpoint that the run in a folder branched off, as its config.json says; where there is none, what the experiment says."""
+    path = folder / "config.json"
+    return config.read(path).branch if path.exists() else experiment.branch
+
+
 def _check_config(folder: Path, experiment: Experiment) -> None:
-    saved = folder / "config.json"
-    if saved.exists() and (lines := changes(config.read(saved), experiment, FREE)):
+    path = folder / "config.json"
+    if path.exists() and (lines := changes(config.read(path), experiment, FREE)):
         headline = f"{folder} holds another experiment; give this one its own --config.output, or remove that folder"
         raise ConfigError("\n".join([headline, *lines]))
 
@@ -89,7 +98,12 @@ def _check_files(folder: Path, experiment: Experiment) -> None:
 
 
 def changes(before: Experiment, after: Experiment, free: tuple[str, ...]) -> list[str]:
-    """What differs between two experiments outside the fields that are `free`, one line each, at most a dozen."""
+    """What differs between two experiments outside the fields that are `free`, one line each, at most a dozen.
+
+    A schedule in a file reads no other field, so that the others are free between two of them.
+    """
+    if before.schedule.kind == after.schedule.kind == "file":
+        free = (*free, r"schedule\..*")
     trees = dataclasses.asdict(before), dataclasses.asdict(after)
     changed = [f"config.{line}" for path, line in differences(*trees) if not re.fullmatch("|".join(free), path)]
     return changed[:_MOST] + [f"... and {len(changed) - _MOST} more"] * (len(changed) > _MOST)

@@ -8,6 +8,9 @@ nothing moves.
 
 The loss of every row is returned, so that the host, which knows where each row came from, counts loss by source. A step whose loss,
 gradient or new weights are not finite leaves the state as it was and says so in `finite`.
+
+The rates of the whole run are an argument, rates_T: the float32 numbers that the host computed, looked up at the optimizer's count. So a
+rate has the same bits whatever kind of schedule it is from, and runs that differ in the schedule alone share one compiled program.
 """
 
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.models import decoder, loss
+from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training.state import TrainState
 
@@ -55,16 +59,18 @@ def gradients(experiment: Experiment, graphdef, constrain: Callable, shards: int
     return accumulated
 
 
-def build(experiment: Experiment, graphdef, optimizer: optax.GradientTransformation, mesh: Mesh, abstract: TrainState) -> Callable:
-    """The jitted `(state, batch) -> (state, metrics)`; the state given is consumed.
+def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) -> Callable:
+    """The jitted `(state, batch, rates_T) -> (state, metrics)`; the state given is consumed.
 
-    `batch` is a dict of int32 arrays [B, L] sharded by rows: inputs_BL, targets_BL, segments_BL, positions_BL. Metrics are replicated:
+    `batch` is a dict of int32 arrays [B, L] sharded by rows: inputs_BL, targets_BL, segments_BL, positions_BL. `rates_T` float32 [T] holds
+    the learning rate of every update; later ones have the last. Metrics are replicated:
     loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping) and finite (bool).
     """
     differentiate = gradients(experiment, graphdef, rules.constrain(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
     decay = experiment.averaging.online_decay
 
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    def step(state: TrainState, batch: dict, rates_T: jax.Array) -> tuple[TrainState, dict]:
+        optimizer = adamw.build(experiment.optimizer, lambda count: rates_T.at[count].get(mode="clip"))
         (objective, loss_B), gradient = differentiate(state.params, batch)
         norm = optax.tree.norm(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -79,6 +85,5 @@ def build(experiment: Experiment, graphdef, optimizer: optax.GradientTransformat
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     rows = {key: rules.batch_sharding(mesh, 2) for key in BATCH_KEYS}
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(shardings, rows), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec()))
-    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows, everywhere), out_shardings=(shardings, everywhere))

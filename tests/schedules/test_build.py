@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kaiyuan_jax.config import ConfigError, Piece, Schedule
 from kaiyuan_jax.schedules import shapes
-from kaiyuan_jax.schedules.build import KINDS, build, problems
+from kaiyuan_jax.schedules.build import KINDS, build, first_difference, problems
 
 
 def rates(schedule, steps):
@@ -108,6 +108,15 @@ def test_power_schedule_is_the_formula_of_the_tokens_seen():
     at_warm = min(2e-2, 64 * 4.6 * (100 * 64 * 4096) ** -0.51)
     assert rate(100) == pytest.approx(at_warm, rel=1e-5) and rate(25) == pytest.approx(at_warm / 4, rel=1e-5)
     assert rate(0) == 0
+
+
+@given(st.lists(st.floats(1e-30, 1.0), min_size=1, max_size=20), st.integers(0, 20))
+def test_schedules_differ_first_where_the_float32_rates_do(values, place):
+    first = np.array(values)
+    second = first.copy()
+    second[place:] = np.nextafter(np.float32(first[place:]), np.float32(2))
+    assert first_difference(first, second) == (place if place < first.size else None)
+    assert first_difference(first, first.astype(np.float32)) is None
 
 
 @st.composite

@@ -13,7 +13,7 @@ from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.schedules import file
-from kaiyuan_jax.training import branch, checkpoint, loop, metrics
+from kaiyuan_jax.training import branch, checkpoint, loop, metrics, resume
 
 FIELDS = dict(averaging__online_decay=0.9, evaluation__every=30, checkpoint__keep=10)
 
@@ -59,9 +59,11 @@ def test_with_the_same_schedule_the_branch_is_the_parent(tiny_in, tmp_path, pare
     assert lines(grandchild) == lines(parent)
 
 
-def test_with_another_end_the_branch_is_the_run_that_was_never_shared(tiny_in, tmp_path, parent, lines, parameters):
+def test_with_another_end_the_branch_is_the_run_that_was_never_shared_and_a_formula_is_a_file_of_its_rates(
+    tiny_in, tmp_path, parent, lines, parameters
+):
     other = wsd(tmp_path / "other.json", decay=0.4, end=1e-4)  # leaves the peak after step 59
-    whole = tiny_in(tmp_path / "whole", **FIELDS, schedule=other)
+    whole = tiny_in(tmp_path / "whole", **FIELDS, schedule=config.Schedule(kind="wsd", warmup=5, decay=0.4, end=1e-4))
     child = branched(tiny_in, tmp_path / "child", parent, schedule=other)
     train(whole), train(child)
     assert lines(child) == lines(whole) and lines(child) != lines(parent)
@@ -81,6 +83,26 @@ def test_a_branch_that_was_killed_goes_on_without_its_parent(tiny_in, tmp_path, 
     assert_same(parameters(child, 100), parameters(parent, 100))
 
 
+def test_once_it_has_begun_the_same_command_resumes_it_without_its_parent(tiny_in, tmp_path, parent, launch, lines):
+    copy = tiny_in(tmp_path / "copy", **FIELDS, schedule=parent.schedule)
+    shutil.copytree(parent.folder, copy.folder)
+    child = branched(tiny_in, tmp_path / "child", copy)
+    assert "the first 40 steps are taken from" in plan.describe(child)
+    train(child)
+    shutil.rmtree(f"{child.folder}/checkpoints/100")
+    shutil.rmtree(f"{copy.folder}/checkpoints/40")  # as a parent does that goes on and keeps its newest
+    code, out, error = launch(child)
+    assert code == 0 and "resuming from step 80 of 100" in out, error
+    assert [line["step"] for line in lines(child)] == [line["step"] for line in lines(parent)]
+    shutil.rmtree(copy.folder)
+    code, out, error = launch(child)
+    assert code == 0 and "finished before, at step 100" in out, error
+    assert f"the first 40 steps were taken from {copy.folder}" in (tmp_path / "child/plan.txt").read_text()
+    for said in ("", f"{tmp_path}/elsewhere/checkpoints/7"):  # what the run came from is what happened, not what is said later
+        assert train(dataclasses.replace(child, branch=said)).finished
+        assert config.read(tmp_path / "child/config.json").branch == child.branch
+
+
 def test_a_branch_that_was_killed_while_it_began_goes_on_from_what_is_there(tiny_in, tmp_path, parent, lines):
     child = branched(tiny_in, tmp_path / "child", parent, step=80)
     os.makedirs(f"{child.folder}/checkpoints")
@@ -98,6 +120,33 @@ def test_checkpoints_taken_over_are_links_and_no_more_than_are_kept(tiny_in, tmp
     assert checkpoint.steps(f"{child.folder}/checkpoints") == [60, 100]
     one, other = (f"{run.folder}/checkpoints/60/commit_success.txt" for run in (parent, child))
     assert os.path.samefile(one, other)
+
+
+def begin_while_the_parent_deletes(step, tiny_in, tmp_path, parent, monkeypatch):
+    copy, child = tmp_path / "copy", tmp_path / "child"
+    shutil.copytree(parent.folder, copy)
+    (child / "checkpoints").mkdir(parents=True)
+    order, copytree = checkpoint.progress(copy / "checkpoints/60")["order"], shutil.copytree
+
+    def slow(source, target, *given, **options):
+        copytree(source, target, *given, **options)
+        if os.path.basename(source) == str(step):
+            shutil.rmtree(source), shutil.rmtree(target / "rest")
+            raise shutil.Error([("a file", "its copy", "no such file")])
+
+    monkeypatch.setattr(shutil, "copytree", slow)
+    branch.begin(child, branch.Parent(copy, 60), 20, 10, order)
+
+
+def test_an_older_checkpoint_that_the_parent_deletes_meanwhile_is_left_out(tiny_in, tmp_path, parent, monkeypatch):
+    begin_while_the_parent_deletes(40, tiny_in, tmp_path, parent, monkeypatch)
+    assert sorted(os.listdir(tmp_path / "child/checkpoints")) == ["20", "60"]
+
+
+def test_a_branching_point_that_the_parent_deletes_meanwhile_is_one_line(tiny_in, tmp_path, parent, monkeypatch):
+    with pytest.raises(ConfigError, match="checkpoints/60 was deleted while this run took it over; branch off one that is kept"):
+        begin_while_the_parent_deletes(60, tiny_in, tmp_path, parent, monkeypatch)
+    assert sorted(os.listdir(tmp_path / "child/checkpoints")) == ["20", "40"]
 
 
 def test_a_schedule_that_the_weights_have_not_felt_is_refused_with_the_first_step_that_differs(tiny_in, tmp_path, parent):
@@ -168,7 +217,41 @@ def test_a_formula_and_a_file_of_its_rates_may_follow_each_other(tiny_in, tmp_pa
     assert "have felt another schedule: at step 20" in branch.problems(child, made)[0]
 
 
+def test_rates_that_differ_in_the_last_bits_are_another_schedule(tiny_in, tmp_path, parent):
+    rates = schedules.rates(config.Schedule(kind="wsd", warmup=5), 100, batch_size=1, sequence_length=1)
+    rates[30:] *= 1 + 2e-7
+    file.write(tmp_path / "near.json", range(100), rates)
+    child = branched(tiny_in, tmp_path / "child", parent, schedule=config.Schedule(kind="file", path=str(tmp_path / "near.json")))
+    made = recipe.resolve(child.data, *recipe.facts_of(child.data))
+    (line,) = branch.problems(child, made)
+    assert "at step 30 the rate was 0.003, this run plans 0.0030000005. The first 40 rates" in line
+
+
+def test_an_average_over_checkpoints_that_the_parent_does_not_have_is_refused(tiny_in, tmp_path, parent):
+    copy = tiny_in(tmp_path / "copy", **FIELDS, schedule=parent.schedule)
+    shutil.copytree(parent.folder, copy.folder)
+    child = branched(tiny_in, tmp_path / "child", copy, averaging__kind="sma", averaging__last=5)
+    assert "average: sma of the last 5, after steps 20, 40, 60, 80, 100" in plan.describe(child)
+    shutil.rmtree(f"{copy.folder}/checkpoints/20")
+    with pytest.raises(ConfigError, match="found 5, which means checkpoints 20, .* they would be 40, 60, 80, 100. Lower last to 3"):
+        plan.describe(child)
+    child.checkpoint.every = 30  # the checkpoint that it branches off is none of its own
+    child.averaging.last = 4
+    with pytest.raises(ConfigError, match="means checkpoints 30, 60, 90, 100; .* they would be 40, 60, 90, 100. Lower last to 3"):
+        plan.describe(child)
+    child.averaging.last = 3
+    assert "after steps 60, 90, 100" in plan.describe(child)
+
+
 # --- the files of a run folder ---
+
+
+def test_fields_that_a_schedule_in_a_file_does_not_read_are_free(tiny, tmp_path):
+    one, other = (tiny(schedule=wsd(tmp_path / "s.json")) for _ in range(2))
+    other.schedule.peak, other.schedule.warmup = 1.0, 7
+    assert resume.changes(one, other, resume.FREE) == []
+    one.schedule = config.Schedule()
+    assert any("schedule.kind" in line for line in resume.changes(one, other, resume.FREE))
 
 
 def test_the_run_folder_keeps_schedule_and_law_and_runs_again_from_them(tiny_in, tmp_path, parent, lines):

@@ -1,10 +1,13 @@
+import contextlib
 import json
+import struct
 import types
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from tensorboardX.proto import event_pb2
 
 from kaiyuan_jax.training import metrics
 
@@ -56,6 +59,32 @@ def test_lines_beyond_the_checkpoint_and_a_torn_last_line_are_cut(tmp_path):
     assert [line["step"] for line in metrics.read(path)] == [10, 20, 20]
     metrics.truncate(path, 0)
     assert path.read_text() == ""
+
+
+def scalars(folder):
+    """(step, tag) of every scalar of a TensorBoard folder, in the order written."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # a record is its length, a checksum of that, the event, a checksum of that
+            (length,) = struct.unpack("<Q", data[at : at + 8])
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(event.step, value.tag) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
+def test_a_new_board_begins_with_the_lines_that_are_there_and_an_old_one_goes_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 3, "loss": 5.0, "phase": "main"}\n{"step": 6, "loss": 4.0}\n{"step": 9, "loss": 3.0}\n'
+    )
+    board = tmp_path / "tensorboard"
+    for step in (6, 9):
+        with contextlib.closing(metrics.Log(tmp_path, step, tensorboard=True)) as log:
+            log.write(step + 3, {"loss": 2.0})
+        (written,) = board.glob("events*")
+        written.rename(board / f"session{step}")  # files begun in one second have one name
+    assert scalars(board) == [(step, "loss") for step in (3, 6, 9, 12)]
 
 
 def test_the_clock_stands_still_while_paused():

@@ -9,6 +9,8 @@ from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training import state, step
 
+RATES = np.full(1, 1e-2, np.float32)  # the last one goes on
+
 
 def batch(rows=8, length=16, vocabulary=64, seed=0):
     tokens = np.random.default_rng(seed).integers(0, vocabulary, (rows, length + 1), dtype=np.int32)
@@ -18,14 +20,14 @@ def batch(rows=8, length=16, vocabulary=64, seed=0):
 
 def run(experiment, mesh, steps=3, rate=1e-2, seed=0):
     """(state, metrics of every step) as host arrays."""
-    optimizer = adamw.build(experiment.optimizer, lambda count: rate)
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    update = step.build(experiment, graphdef, optimizer, mesh, abstract)
+    update = step.build(experiment, graphdef, mesh, abstract)
     now, measured = state.create(experiment, optimizer, mesh), []
     for k in range(steps):
         put = {key: jax.device_put(value, rules.batch_sharding(mesh, 2)) for key, value in batch(seed=seed + k).items()}
-        now, one = update(now, put)
+        now, one = update(now, put, np.full(1, rate, np.float32))
         measured.append(jax.device_get(one))
     return jax.device_get(now), measured
 
@@ -76,27 +78,40 @@ def test_gradient_norm_is_that_before_clipping(tiny, device_mesh):
 
 def test_loss_falls_on_a_batch_seen_again_and_again(tiny, device_mesh):
     experiment, mesh = tiny(), device_mesh()
-    optimizer = adamw.build(experiment.optimizer, lambda count: 1e-2)
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
-    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], optimizer, mesh, abstract)
+    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
     now, losses = state.create(experiment, optimizer, mesh), []
     for _ in range(30):
-        now, measured = update(now, batch())
+        now, measured = update(now, batch(), RATES)
         losses.append(float(measured["loss_B"].mean()))
     assert losses[-1] < losses[0] - 1
     assert int(now.step) == 30
 
 
+def test_the_rate_of_an_update_is_looked_up_at_its_count_and_the_last_one_goes_on(tiny, device_mesh):
+    experiment, mesh = tiny(), device_mesh()
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
+    abstract = state.abstract(experiment, optimizer, mesh)
+    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
+    now, moved = state.create(experiment, optimizer, mesh), []
+    for _ in range(4):
+        before = jax.device_get(now.params["head_DV"])
+        now, _ = update(now, batch(), np.array([0, 1e-2, 0], np.float32))
+        moved.append(bool((jax.device_get(now.params["head_DV"]) != before).any()))
+    assert moved == [False, True, False, False]
+
+
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, device_mesh):
     experiment, mesh = tiny(averaging__online_decay=0.9), device_mesh()
-    optimizer = adamw.build(experiment.optimizer, lambda count: 1e-2)
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
-    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], optimizer, mesh, abstract)
+    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
     now = state.create(experiment, optimizer, mesh)
     broken = jax.tree.map(lambda leaf: leaf, now.params) | {"norm_D": now.params["norm_D"].at[3].set(jnp.inf)}
     before = state.TrainState(now.step, broken, now.opt_state, now.key, now.average)
     kept = jax.device_get(before)
-    after, measured = update(before, batch())
+    after, measured = update(before, batch(), RATES)
     assert not measured["finite"]
     for a, b in zip(jax.tree.leaves(jax.device_get(after)), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -104,17 +119,17 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, device_mesh)
 
 def test_the_old_state_gives_its_memory_to_the_new(tiny, device_mesh):
     experiment, mesh = tiny(), device_mesh()
-    optimizer = adamw.build(experiment.optimizer, lambda count: 1e-2)
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
-    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], optimizer, mesh, abstract)
+    update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
     before = state.create(experiment, optimizer, mesh)
-    update(before, batch())
+    update(before, batch(), RATES)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
 
 
 def test_no_device_holds_the_whole_state(tiny, device_mesh):
     experiment, mesh = tiny(), device_mesh(1, 8, 1)
-    now = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 1e-2), mesh)
+    now = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
     largest = max(
         sum(shard.data.nbytes for leaf in jax.tree.leaves(now) for shard in leaf.addressable_shards if shard.device == device)
