@@ -42,8 +42,8 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     """The run folder, made if need be, held for this process, with the experiment in its config.json and copies of the files it names.
 
     Where several processes train together one of them `writes`. A run that has checkpoints goes on naming the run it branched off, if
-    any, whatever `config.branch` says now. Raises ConfigError when another session has the folder, and, one line a
-    field, when it holds a run that differs in what decides its numbers.
+    any, whatever `config.branch` says now. Raises ConfigError when another session has the folder, and, one line a field, when it holds a
+    run that differs in what decides its numbers.
     """
     folder = Path(experiment.folder)
     _check_config(folder, experiment)
