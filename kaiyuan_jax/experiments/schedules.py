@@ -52,7 +52,7 @@ class Size:
 
 # Large enough for every stage to run for real, too small to mean anything.
 QUICK = Size(
-    steps=40, warmup=4, batch_size=4, sequence_length=16, every=2, first=8, rows=4, final_rows=16, save=8, starts=2,
+    steps=40, warmup=4, batch_size=4, sequence_length=16, every=4, first=8, rows=4, final_rows=16, save=16, starts=2,
     cosine_ends=(10,), wsd_ends=(10,), decays=(20,),
     model=c.Model(layers=1, width=16, feedforward=32, heads=2, kv_heads=1, head_size=8, vocabulary=2048),
 )  # fmt: skip

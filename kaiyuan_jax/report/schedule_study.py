@@ -115,10 +115,11 @@ def findings(results: dict) -> list[str]:
         f"({best['final']:.3f}), a choice that only these test runs could have made."
     )
     found += [f"{one['verdict']} {difference(one)}" for one in results["comparison"]["differences"]]
-    lowest = min(rows, key=lambda name: results["comparison"]["finals"][name]["mean"])
-    place = sorted(rows, key=lambda name: results["comparison"]["finals"][name]["mean"]).index("designed") + 1
+    finals = {name: results["comparison"]["finals"][name]["mean"] for name in rows}
+    order = sorted(finals, key=finals.get)
     found.append(
-        f"By final loss on the large sample the designed schedule is number {place} of {len(rows)}; the lowest is {rows[lowest]['label']}."
+        f"By mean final loss on the large sample the designed schedule is number {order.index('designed') + 1} of {len(order)}; the lowest "
+        f"is {rows[order[0]]['label']}, {finals[order[1]] - finals[order[0]]:.4f} below the next."
     )
     return found
 

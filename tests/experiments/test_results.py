@@ -22,7 +22,7 @@ def follow_the_law(study, shift=lambda name: 0.0):
     knots, rates = file.lines(np.append(minimize.warmed_up(3e-3, 4), np.linspace(3e-3, 3e-4, 35)))
     study.folder.mkdir(exist_ok=True)
     file.write(study.folder / "schedule.json", knots, rates)
-    steps = np.arange(1, study.size.steps, study.size.every)
+    steps = np.arange(study.size.every, study.size.steps + 1, study.size.every) - 1
     for run in study.runs() + study.designed():
         curve = Curve(run.name, steps, np.ones(steps.size), runs.rates(run.experiment), study.size.warmup)
         losses = LAW.evaluate(LAW.prepare([curve]), THETA) + OFFSETS[run.seed] + shift(run.name)

@@ -70,7 +70,7 @@ def test_findings_carry_the_numbers_whatever_they_are(results):
     assert "a tenth, 0.200 on average, are off by 0.051" in text
     assert "holds 50% of the points" in text and "100% of the final losses" in text
     assert "No conclusion between the two. Actual +0.0010 nats per token (95% over seeds -0.0090 to +0.0110" in text
-    assert "designed schedule is number 2 of 4; the lowest is WSD 20% to 1/10" in text
+    assert "designed schedule is number 2 of 4; the lowest is WSD 20% to 1/10, 0.0010 below" in text
 
 
 def test_the_setting_says_what_was_trained(results):
