@@ -11,6 +11,7 @@ One command does all; --stage does one. What is finished is not done again, so t
 
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from absl import flags
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import run
 
+SAME = 1e-3  # of the peak: designed schedules this near one another are the same
 STAGES = ("train", "fit", "design", "compare", "report")
 
 OUTPUT = flags.DEFINE_string("output", "runs/schedules", "Folder for the runs, law.json, schedule.json, results.json and the report.")
@@ -68,12 +70,14 @@ def design(study) -> None:
     print("$ python " + shlex.join(words), flush=True)
     if subprocess.run([sys.executable, *words], check=False).returncode:
         raise UserError("study_schedules: stopped, the command above failed")
-    # A law that was fitted anew, on more seeds say, designs another schedule than the one that runs were trained with.
+    # A law that was fitted anew designs another schedule than the one that runs were trained with: by rounding, which is no reason to train
+    # them again, or because it saw other curves.
     new = file.read(str(folder / "schedule.json")).all_rates()
-    for trained in study.designed():
-        kept = trained.folder / "schedule.json"
-        if kept.exists() and not np.allclose(file.read(str(kept)).all_rates(), new, rtol=1e-6, atol=0):
-            raise UserError(f"--output: {trained.folder} was trained with the schedule of another law; remove it to train it with this one")
+    for kept in [trained.folder / "schedule.json" for trained in study.designed()]:
+        if kept.exists() and np.abs(file.read(str(kept)).all_rates() - new).max() > SAME * size.peak:
+            raise UserError(f"--output: {kept.parent} was trained with the schedule of another law; remove it to train it with this one")
+        if kept.exists():
+            shutil.copyfile(kept, folder / "schedule.json")
 
 
 def check(study) -> None:

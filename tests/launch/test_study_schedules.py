@@ -85,6 +85,16 @@ def test_a_second_call_trains_nothing(done):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_runs_of_another_design_are_not_taken_for_those_of_this_one(done):
+    flags, output, _ = done
+    kept = output / "runs/designed_seed1/schedule.json"
+    before = kept.read_bytes()
+    file.write(kept, [0, 4, 39], [0.0, 3e-3, 1e-3])
+    code, _, error = study(*flags, "--stage=design")
+    kept.write_bytes(before)
+    assert code == 2 and "designed_seed1 was trained with the schedule of another law; remove it" in error
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
