@@ -94,3 +94,12 @@ def test_a_folder_offers_its_files_and_runs_by_name(tmp_path):
     for wrong in ("empty", "nowhere"):
         with pytest.raises(UserError, match=f"--curves: .*{wrong}"):
             curves.find(tmp_path / wrong)
+
+
+def test_folders_called_like_a_file_are_no_curves_and_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("step,lr,loss\n")
+    (tmp_path / "b.csv").mkdir()
+    assert list(curves.find(tmp_path)) == ["a"]
+    (tmp_path / "c.csv").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="c.csv is a link to nothing; mend or remove it"):
+        curves.find(tmp_path)

@@ -186,8 +186,9 @@ def test_a_table_from_a_spreadsheet_is_read(tmp_path):
         ('{"knots": [[0, 1e-3], [1e200, 1e-3]]}', "whole numbers"),
         ('{"knots": [[0, 1e-3], [1, 1' + 400 * "0" + "]]}", "must be [step, rate]"),
         ('{"knots": [[0, 0.0], [9, 0.0]]}', "every rate is 0"),
+        ('{"knots": [[0, 1e-3], [100000000, 1e-3]]}', "has step 1e+08, must be below 1e+08; are these tokens?"),
     ],
-    ids=["schema", "steps", "integer", "zero"],
+    ids=["schema", "steps", "integer", "zero", "tokens"],
 )
 def test_what_is_no_schedule_is_said_in_one_line(tmp_path, text, found):
     path = tmp_path / "schedule.json"

@@ -108,3 +108,49 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(ValueError):
         artefact.write(path, {"x": float("nan")})
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def changed(contents, path, value):
+    *outer, last = path.split(".")
+    for key in outer:
+        contents = contents[key]
+    contents[last] = value
+
+
+REACH = {"updates": 5, "summed_rate": 0.1, "peaks": [1e-3, 1e-3]}
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        *(("theta", bad) for bad in (None, "x", {"L0": 1}, ["a"] * 7, [None] * 7, [[1], [2, 3]], [1e300] * 7, [True] * 7)),
+        *(("covariance", bad) for bad in ("x", [[1, 2], [3]], [[1.0]], [[None] * 7] * 7, (-np.eye(7)).tolist(), np.tri(7).tolist())),
+        *(("objective", bad) for bad in (None, {}, {"value": "a"}, [1])),
+        *(("train", bad) for bad in (None, 5, "a", [1])),
+        *(("uncertainty", bad) for bad in (None, {"residual": "a"}, {"residual": -1.0}, {"model": 3}, {"model": {"scale": None}})),
+        *(("details", bad) for bad in (None, [], {"loss": 3})),
+        *(("details.reach", bad) for bad in ("x", [1], {"updates": 5}, REACH | {"updates": 0}, REACH | {"peaks": [0, 0]})),
+        *(("protocol", bad) for bad in (None, {"a": 1})),
+        *(("parameters", bad) for bad in (None, [1], {"L0": "3"})),
+        *(("law", bad) for bad in (["multi_power"], None, {})),
+    ],
+    ids=str,
+)
+def test_a_file_that_was_edited_by_hand_is_refused_with_the_key_in_one_line(path, value):
+    contents = artefact.tree(fitted(), [CURVE])
+    changed(contents, path, value)
+    with pytest.raises(UserError) as error:
+        artefact.from_tree(contents, "--law: x.json")
+    assert str(error.value).startswith("--law: x.json: ") and path.split(".")[0] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_parameters_that_are_not_those_of_theta_are_refused():
+    contents = artefact.tree(fitted(), [CURVE])
+    contents["parameters"]["L0"] = 99.0
+    with pytest.raises(UserError, match="parameters say L0 = 99, theta says .*; change both or neither"):
+        artefact.from_tree(contents)
+    del contents["parameters"], contents["created_by"], contents["metrics"]  # for readers only
+    contents["details"]["reach"] = REACH
+    contents["objective"]["value"] = None  # of a fit whose objective was infinite
+    back = artefact.from_tree(contents)
+    assert back.details["reach"] == REACH and np.isnan(back.objective)

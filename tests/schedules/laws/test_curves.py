@@ -68,6 +68,7 @@ def test_a_released_file_becomes_the_curve_that_the_formulas_make():
         (1, "step", "150.5", "row 2 has step 150.5, must be a whole number"),
         (1, "step", "nan", "row 2 has step nan, must be a whole number"),
         (0, "step", "-3", "row 1 has step -3, must be a whole number"),
+        (STEPS.size - 1, "step", "1e30", f"row {STEPS.size} has step 1e+30, must be below 1e+08 (are these tokens? give updates)"),
         (7, "lr", "-0.001", "row 8 has lr -0.001, must be a finite rate"),
         (7, "lr", "nan", "row 8 has lr nan, must be a finite rate"),
         (7, "lr", "high", "row 8 has lr 'high', must be a number"),
@@ -120,6 +121,29 @@ def test_points_inside_the_warmup_are_left_out(tmp_path):
         curves.assemble(
             dataclasses.replace(samples, steps=samples.steps[:3], rates=samples.rates[:3], losses=samples.losses[:3]), rates=RATES
         )
+
+
+def test_a_rate_that_never_stops_rising_is_refused(tmp_path):
+    steps = np.arange(0, 101, 4)
+    with pytest.raises(UserError, match="its rate still rises at its last step, 100: all of it is warm-up"):
+        curves.assemble(curves.read(write(tmp_path / "a.csv", steps, losses=9 - steps / 100)))
+
+
+def test_steps_before_any_learning_have_no_loss_for_a_law():
+    rates = np.concatenate([np.zeros(3), np.linspace(0, 1e-3, 11), np.full(40, 1e-3)])
+    curve, notes = curves.assemble(curves.Samples("a", np.arange(54), np.linspace(9, 3, 54), rates))
+    assert curve.steps[0] == curve.warmup == 13 and notes == ["points inside the warm-up of 13 updates are left out (13)"]
+    assert (np.cumsum(curve.rates)[curve.steps] > 0).all()
+
+
+def test_two_columns_of_one_name_and_what_is_no_file_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("step,lr,loss,loss\n1,1e-3,3,4\n")
+    with pytest.raises(UserError, match="a.csv: has two columns loss, must have one"):
+        curves.read(tmp_path / "a.csv")
+    assert curves.read(write(tmp_path / "b.csv")).losses.size  # other names may repeat
+    (tmp_path / "c.csv").mkdir()
+    with pytest.raises(UserError, match="c.csv: cannot be read"):
+        curves.read(tmp_path / "c.csv")
 
 
 def test_points_before_the_first_step_asked_for_are_left_out(tmp_path):

@@ -1,9 +1,10 @@
 """Fits by protocol."""
 
+import numpy as np
 import pytest
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.schedules.laws import fit, multi_power
+from kaiyuan_jax.schedules.laws import converged, fit, multi_power
 from kaiyuan_jax.schedules.laws.catalogue import LAWS
 from tests.schedules.laws.synthetic import generated
 
@@ -20,6 +21,20 @@ def test_a_protocol_is_found_by_name(protocol, law):
 def test_the_values_of_a_fit_have_their_logarithms_undone():
     found = fit.Fit(multi_power.LAW, "reference", multi_power.LAW.theta(VALUES), 0.0, ("a",))
     assert found.values == pytest.approx(VALUES)
+
+
+@pytest.mark.parametrize("protocol", fit.PROTOCOLS)
+def test_the_law_that_a_protocol_fits_is_known_before(protocol):
+    curves = generated(multi_power.LAW, VALUES, noise=1e-3, stride=100)
+    for name in ("multi_power", "multi_power_after_warmup", "multi_power_fading", "one_power")[: 2 if protocol == "reference" else 4]:
+        assert fit.fit(LAWS[name], curves, protocol).law is fit.fitted_law(LAWS[name], protocol)
+
+
+def test_parameters_that_are_no_numbers_are_refused(monkeypatch):
+    nothing = fit.Fit(multi_power.LAW, "converged", np.full(7, np.nan), np.nan, ("a", "b"))
+    monkeypatch.setattr(converged, "fit", lambda law, curves, seed: nothing)
+    with pytest.raises(UserError, match="protocol: converged found no finite parameters of multi_power for a, b; look at their losses"):
+        fit.fit(multi_power.LAW, [], "converged")
 
 
 def test_an_unknown_protocol_is_refused_in_one_line():

@@ -71,6 +71,29 @@ def test_rates_that_no_run_could_have_are_refused(tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(UserError, match=name):
             given.rates(f"{tmp_path}/{name}.npy")
+    for name, array in (("text", np.array(["a"])), ("complex128", np.array([1e-3 + 1j])), ("bool", np.ones(3, bool))):
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(UserError, match="must be a vector of real numbers"):
+            given.rates(f"{tmp_path}/{name}.npy")
+    np.savez(tmp_path / "several.npz", a=np.ones(3))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    (tmp_path / "empty.npy").touch()
+    for name, message in (("several", "holds several arrays"), ("empty", "is no array of numbers")):
+        with pytest.raises(UserError, match=message):
+            given.rates(f"{tmp_path}/{name}.npy")
     np.save(tmp_path / "short.npy", np.ones(5))
     with pytest.raises(UserError, match="is a schedule of 5 updates, found 6 asked for"):
         given.rates(f"{tmp_path}/short.npy", 6)
+
+
+@pytest.mark.parametrize("does", ["return unknown", "return 1 / 0", "assert False", "raise SystemExit(3)", "raise RuntimeError('a\\nb')"])
+def test_a_config_file_may_fail_in_any_way(tmp_path, does):
+    (tmp_path / "bad.py").write_text(f"def get_config():\n    {does}\n")
+    with pytest.raises(UserError, match=r"^--schedule: .*bad.py cannot be loaded \(\w+: ?.*\)$"):
+        given.rates(f"{tmp_path}/bad.py@100")
+
+
+def test_more_updates_than_a_run_can_have_are_refused_before_they_are_made():
+    for item, steps in ((f"{QUICKSTART}@100000001", None), (QUICKSTART, 10**10)):
+        with pytest.raises(UserError, match=r"updates, must be at most 1e\+08; are these tokens\?"):
+            given.rates(item, steps)

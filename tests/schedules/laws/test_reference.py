@@ -1,5 +1,7 @@
 """The released procedure's own numbers, and its quirks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,11 @@ def test_adamw_takes_steps_of_its_rates_and_shrinks_the_parameters(monkeypatch):
 def test_laws_that_the_release_does_not_fit_are_refused():
     with pytest.raises(UserError, match="protocol: found 'reference' for the law momentum"):
         reference.fit(LAWS["momentum"], generated(multi_power.LAW, VALUES))
+
+
+@pytest.mark.filterwarnings("error")
+def test_parameters_that_the_steps_take_below_zero_are_refused(monkeypatch):
+    curves = generated(multi_power.LAW, VALUES)
+    monkeypatch.setitem(reference.RATES, "A", 1.0)  # as where B is small because rates are of order one
+    with pytest.raises(UserError, match="reference steps to A = -.*, where the law has no meaning .*; take robust or converged"):
+        reference.fit(multi_power.LAW, [dataclasses.replace(curve, losses=0.9 * curve.losses) for curve in curves])
