@@ -16,8 +16,8 @@ FLOORS = [
     {"evaluation"},
     {"data", "models", "schedules", "sharding", "averaging"},
     {"kernels", "optimizers", "flags"},
-    {"config_check"},
-    {"config", "files"},
+    {"config_check", "files"},
+    {"config"},
 ]
 FLOOR = {part: depth for depth, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
