@@ -11,14 +11,15 @@ The error of n nodes for a kernel f(u, S(s) - y), as `build` uses it, W the cell
 * W AMPLITUDE rho^-2n for f along the projected u and y, where 1/rho^2 = 1/rho_x^2 + (h/2)^2. rho_x is the ellipse of analyticity that
   x = 0 leaves when the cell has extent e and lies d away, (rho_x + 1/rho_x)/2 = 1 + 2d/e; h is half the range of u. The constants
   bound Gauss errors measured over C, beta, gamma <= 1.4 and the exponential kernel, e/d = 1/4 to 8 and h <= 1.5.
-* With kernels that have a factor S(k)^-s, S = 0 on the other side of the cell counts in 1/rho^2 like x = 0, and W as (S(T) / S(k)) W.
-* 1/4 W var(u - its projection): the second order in what the projection leaves. The first order is orthogonal to all
-  polynomials of degree < n, which leaves W sd(u - projection) rho^-n / 2. The same for y, relative to d.
+* W sd(u - its projection) rho^-n / 2, the first order in what the projection leaves, which is orthogonal to all polynomials of
+  degree < n, and SECOND / 4 W var(u - its projection), the second: it has one sign in all cells, so that they add up. The second for
+  y too, relative to d: a rate that falls to one level after stretches of random length has no variance but this.
+* With kernels that have a factor S(k)^-s, S = 0 on the other side of the cell counts in 1/rho^2 like x = 0, what the projection of y
+  leaves counts relative to S(k) as u does, and W as EARLY (S(T) / S(k)) W.
 
 No step of this trusts a look at the schedule: a kink, a jump or noise is in the variances. `Tree.reach[n - 1]` solves for d: the least
 distance at which n nodes keep every term within TOLERANCE of the peak rate (infinite if none does). A step sees some 3 cells of each
-octave of distance; the worst sums of their errors that random schedules gave, 0.6e-6 for B times the peak = 0.3, are 2.5 times the
-tolerance of one.
+octave of distance, so errors of cells add up to more than TOLERANCE: what the sums come to is measured, see `quadrature`.
 
 Where the rate is so rough that cells would have to be split down to the sources, cells use a tensor of `degree` x `degree` Chebyshev
 nodes in (y, u), one per band of width BAND in u, which need no smoothness of the schedule at all; a band with fewer sources keeps them.
@@ -31,9 +32,11 @@ import numpy as np
 
 LEAF = 8  # steps of the smallest cell
 ORDER = 4  # most nodes of a Gauss rule
-TOLERANCE = 8e-7  # of the peak rate, for each term of the error of one cell; errors of cells rarely add up
+TOLERANCE = 8e-7  # of the peak rate, for each term of the error of one cell
 VARIATION = 2.0  # a schedule whose rate goes up and down more than this many peaks has as many more cells: each gets less tolerance
 AMPLITUDE = 0.5  # of the kernels, 0 to 1, in the error of a Gauss rule
+SECOND = 8.0  # terms of second order have one sign in every cell and add up: each gets so much less of the tolerance
+EARLY = 16.0  # the same for errors that a factor S(k)^-s makes: alike in all octaves of S, and S^-1 is steeper than the kernels
 FLOOR = 1e-12  # rates below this share of the peak count as this in ln eta: the limit of eta -> 0
 BAND = 0.35  # of ln eta, for tensors
 _POWERS = ((2 * np.arange(LEAF) + 1 - LEAF) / LEAF)[:, None] ** np.arange(2 * ORDER)  # z^p at the middle of each step of a leaf
@@ -103,14 +106,15 @@ def tree(rates: np.ndarray, gap: np.ndarray, log_rate: np.ndarray, y: np.ndarray
     first = y[cell["step"]]
     stop = np.minimum(cell["step"] + size, gap.size) - 1
     extent = np.maximum(cell["last"] - first, size * (peak * np.exp(cell["high"])))
-    share, bend = mass / tolerance, np.zeros(mass.size)  # bend: what S = 0 takes of 1/rho^2
+    share, bend, begin = mass / tolerance, np.zeros(mass.size), math.inf  # bend: what S = 0 takes of 1/rho^2
     if early:
         begin = first + peak * np.exp(cell["low"])
         cosh = 1 + 2 * begin / extent
         bend = (cosh - np.sqrt(cosh**2 - 1)) ** 2
-        share *= (y[-1] + rates[-1]) / begin  # an early fall may weigh so much more than a late one
+        share *= EARLY * (y[-1] + rates[-1]) / begin  # an early fall may weigh so much more than a late one
     spread = ((cell["high"] - cell["low"]) / 4) ** 2
-    reach = _reach(count, ((sums[_UU], u), (sums[_YY], v)), share * (tolerance / rule_tolerance), extent, bend + spread)
+    left = _left(sums[_UU], u), _left(sums[_YY], v)
+    reach = _reach(count, left, share * (tolerance / rule_tolerance), extent, bend + spread, begin)
     degree = max(4, math.ceil(math.log(AMPLITUDE * max(variation / tolerance, 1)) / -math.log(BAND / 4 * math.sqrt(2))))
     tensor = np.full(mass.size, np.inf)
     rough = _rough(widths, index, count, cell, reach, extent, degree)
@@ -215,17 +219,25 @@ def _distance(inverse, extent):
     return np.where(inverse <= 1e-12, np.inf, extent / 4 * (one_over + 1 / one_over - 2))
 
 
-def _reach(count, left, share, extent, bend):
+def _left(square, projected):
+    """What projections on the polynomials of degree < 1, 2, .. ORDER leave of a mean square."""
+    left = []
+    for coefficient in projected:
+        square = np.maximum(square - coefficient**2, 0)
+        left.append(square)
+    return left
+
+
+def _reach(count, left, share, extent, bend, begin):
     """The least distance for each order; `bend` is the part of 1/rho^2 that does not depend on it."""
-    (left_u, u), (left_y, y) = left
     reach = np.empty((ORDER, count.size))
-    for n in range(1, ORDER + 1):
-        left_u, left_y = np.maximum(left_u - u[n - 1] ** 2, 0), np.maximum(left_y - y[n - 1] ** 2, 0)
+    for n, (left_u, left_y) in enumerate(zip(*left, strict=True), 1):
+        near = left_u + left_y / begin**2  # what no distance makes smaller
         # rho^-2n must be at most 1/(AMPLITUDE share), and at most 4/(share sd)^2 for the first order of what the projection leaves
-        most = np.minimum(1 / (AMPLITUDE * share), 4 / np.maximum(share * np.sqrt(left_u), 1e-30) ** 2)
+        most = np.minimum(1 / (AMPLITUDE * share), 4 / np.maximum(share * np.sqrt(near), 1e-30) ** 2)
         distance = _distance(np.exp(np.log(most) / n) - bend, extent)
-        distance = np.maximum(distance, 0.55 * np.sqrt(share * left_y))
-        distance[share * left_u > 4] = np.inf
+        distance = np.maximum(distance, np.sqrt(SECOND * share * left_y / 4))
+        distance[SECOND * share * near > 4] = np.inf
         distance[(count <= n) | (share <= 1)] = 0  # sources themselves; or not worth more than one node
         reach[n - 1] = distance
     return np.minimum.accumulate(reach, axis=0)

@@ -43,7 +43,8 @@ def gauss(tree: cells.Tree, which: np.ndarray, n: int) -> np.ndarray:
         u += tree.u[j][which] * p
         y += tree.y[j][which] * p
     # Where the rate bends the projections overshoot, even above the peak: they must, or the first order would no longer cancel. Only x < 0
-    # is kept out.
+    # is kept out, and ln eta beyond e times its bounds: cells whose changes are too small to matter may have it anywhere.
+    u = np.clip(u, math.log(cells.FLOOR) - 1, 1)
     return np.stack([tree.mass[which] / square, u, np.minimum(tree.last[which] + y, tree.end[which])]).transpose(0, 2, 1)
 
 

@@ -79,6 +79,24 @@ def test_factors_of_the_summed_rate_ask_for_more_distance_early_on():
     assert np.all(early >= plain) and np.any(early > plain)
 
 
+def test_cells_of_equal_rates_are_as_far_as_the_scatter_of_their_summed_rates_asks():
+    times = 1 + np.random.default_rng(0).geometric(0.2, 1000)
+    rates = np.repeat(np.tile([1.0, 0.2], 500), times)
+    found, gap = tree(rates)
+    y, tolerance = np.cumsum(rates) - rates, cells.TOLERANCE * min(1, cells.VARIATION / np.abs(gap).sum())
+    n, seen = cells.ORDER, 0
+    for level, sign, place, index in each(found):
+        size = cells.LEAF * 2**level
+        k = np.arange(place * size, min((place + 1) * size, gap.size))
+        k = k[gap[k] < 0 if sign else gap[k] > 0]
+        if k.size > 2 * n and np.isfinite(found.reach[-1, index]):
+            scatter = np.std(y[k] - np.polynomial.Polynomial.fit(k, y[k], n - 1)(k))
+            share, d = np.abs(gap[k]).sum() / tolerance, found.reach[-1, index]
+            assert cells.SECOND * share * (scatter / d) ** 2 / 4 <= 1.001
+            seen += 1
+    assert seen >= 20
+
+
 def test_only_where_splitting_does_not_help_are_tensors_of_use():
     noise = np.random.default_rng(0).uniform(0.5, 1, 8192)
     assert not np.isfinite(tree(np.linspace(1, 0.1, 8192))[0].tensor).any()

@@ -70,6 +70,12 @@ def logged(generator, T):
     return np.interp(np.arange(T), at, np.round(warmed(cosine(1, 0.1, T))[at], generator.choice([3, 17])))
 
 
+def telegraph(generator, T):
+    """Two rates in turn for random times: what tells one fall from another is S(k) alone."""
+    times = 1 + generator.geometric(1 / generator.choice([2, 8, 100]), 2 * T)
+    return np.where(np.repeat(np.arange(2 * T), times)[:T] % 2, generator.uniform(0.05, 0.9), 1)
+
+
 SMOOTH = {
     "cosine": lambda generator, T: warmed(cosine(1, generator.choice([0, 1e-3, 0.1]), T)),
     "cosine from the start": lambda generator, T: cosine(1, 0, T),
@@ -89,6 +95,7 @@ ROUGH = {
     "random walk": lambda generator, T: np.abs(np.cumsum(generator.normal(size=T))) / T**0.5,
     "random walk of the logarithm": lambda generator, T: np.exp(-np.abs(np.cumsum(generator.normal(size=T))) * 5 / T**0.5),
     "on and off": lambda generator, T: (np.arange(T) // generator.integers(1, 60)) % 2,
+    "telegraph": telegraph,
     "spikes": lambda generator, T: np.where(generator.uniform(size=T) < 0.02, 1, 1e-12),
     "saw": lambda generator, T: 1 - (np.arange(T) % 97) / 97,
 }
@@ -129,6 +136,46 @@ def errors(rates, steps, kernels, first=1):
 def test_the_fast_sums_agree_with_the_oracle_on_any_schedule(kind, seed, T, log_peak, single, first, kernels, data):
     steps = np.array(data.draw(st.lists(st.integers(0, T - 1), min_size=1, max_size=12)))
     assert errors(schedule(kind, seed, T, 10**log_peak, single), steps, [*kernels, *STEEP[1:4]], first) <= LIMIT
+
+
+@settings(deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from([*SMOOTH, *ROUGH]),
+    seed=st.integers(0, 2**31),
+    log_T=st.floats(3.5, 6),
+    single=st.booleans(),
+    after_warmup=st.booleans(),
+    kernel=KERNELS,
+    at=st.floats(0.3, 1),
+)
+def test_the_fast_sums_agree_up_to_a_million_steps(kind, seed, log_T, single, after_warmup, kernel, at):
+    T = round(10**log_T)
+    rates, steps = schedule(kind, seed, T, single=single), np.unique([T - 1, round(at * (T - 1))])
+    assert errors(rates, steps, [kernel, STEEP[seed % 5]], 1 + after_warmup * max(1, T // 12)) <= LIMIT
+
+
+@pytest.mark.parametrize("power, T", [(0.5, 1_000_000), ("cosine", 1_000_000), ("cosine", 163_779), (1, 163_779), (2, 163_779)])
+def test_falls_that_are_alike_in_all_octaves_of_the_summed_rate_stay_below_half_the_limit(power, T):
+    rates = 3e-4 * (cosine(1, 0, T) if power == "cosine" else np.linspace(1, 0, T) ** power)
+    fast, oracle = (nodes(rates, np.array([T - 1]), falls_only=True) for nodes in (quadrature.build, quadrature.exact))
+    for kernel in STEEP[3:]:
+        assert B_PEAK / 3e-4 * abs(functional_scaling(fast, *kernel) - functional_scaling(oracle, *kernel))[0] <= LIMIT / 2
+
+
+def test_falls_long_ago_agree_however_far_away_they_are():
+    # What tells them apart, S(k), is little against the distance and much against S(k) itself.
+    for T in (100_000, 300_000):
+        rates = np.append(schedule("telegraph", 1, T // 50), np.full(T - T // 50, 1.5e-4))
+        fast, oracle = (nodes(rates, np.array([T - 1]), falls_only=True) for nodes in (quadrature.build, quadrature.exact))
+        for kernel in STEEP[2:]:
+            assert B_PEAK / 3e-4 * abs(functional_scaling(fast, *kernel) - functional_scaling(oracle, *kernel))[0] <= LIMIT
+
+
+@pytest.mark.parametrize("T, levels", [(360, 144.6), (431, 159.4), (356, 93.7)])
+def test_errors_of_second_order_do_not_add_up_to_the_limit(T, levels):
+    # Rates of few digits: the rounding is in the variance of ln eta of every cell, with one sign in every error.
+    rates = 3e-4 * np.round(np.exp(-5 * np.linspace(0, 1, T)) * levels) / levels
+    assert errors(rates, np.arange(T // 4, T), STEEP) <= LIMIT * 0.7
 
 
 @pytest.mark.parametrize("kind", ROUGH)
