@@ -25,7 +25,8 @@ def curves(fit: Fit, shown: Sequence[Curve], predicted: Sequence[Forecast]) -> b
             axis.plot(curve.steps, curve.losses, ".", color=ACTUAL, markersize=2.5)
             axis.plot(curve.steps, loss, color=PREDICTED, linewidth=1.3)
             late = curve.losses[len(curve.losses) // 12 :]  # the steep beginning would flatten what follows
-            axis.set_ylim(late.min() - 0.08 * np.ptp(late), late.max() + 0.08 * np.ptp(late))
+            edge = 0.08 * np.ptp(late) or 0.01 * late[0]  # one point has no range
+            axis.set_ylim(late.min() - edge, late.max() + edge)
             _titled(axis, fit, curve)
         style.legend(drawn, {"loss": ACTUAL, "prediction and 90% band": PREDICTED, "learning rate (no scale)": RATE}, columns=3)
         return style.png(drawn)

@@ -101,10 +101,20 @@ FRESH = ("--steps=3000", "--peak=3e-4", "--warmup=100")
         (("--steps=3000", "--peak=3e-4"), "--peak and --warmup: give both"),
         ((*FRESH, "--from_step=100"), "--from_step and --history: give both"),
         ((*FRESH, "--floor=lots"), "--floor: found 'lots', must be a rate such as 3e-7 or a share of the peak such as 0.1%"),
-        ((*FRESH, "--floor=200%"), "--floor: found 200% (0.0006), must be 0 to"),
+        ((*FRESH, "--floor=200%"), "--floor: found 200% (0.0006), must be 0 or more and below"),
         ((*FRESH, "--knots=1"), "--knots: found 1, must be at least 2"),
         (("--steps=100", "--peak=3e-4", "--warmup=100"), "--warmup: found 100 updates, must be 0 to 98"),
-        (("--steps=100", "--peak=0", "--warmup=10"), "--peak: found 0.0, must be above 0"),
+        (("--steps=100", "--peak=0", "--warmup=10"), "--peak: found 0, must be 1e-12 to 1000, a learning rate such as 3e-4"),
+        (("--steps=100", "--peak=inf", "--warmup=10"), "--peak: found inf, must be"),
+        (("--steps=-5", "--peak=3e-4", "--warmup=10"), "--steps: found -5, must be 2 to 1e+08"),
+        (("--steps=10000000000", "--peak=3e-4", "--warmup=10"), "--steps: found 10000000000, must be 2 to 1e+08"),
+        (
+            (*FRESH, "--floor=100%"),
+            "--floor: found 100% (0.0003), must be 0 or more and below the rate",
+        ),
+        ((*FRESH, "--draws=-1"), "--draws=-1"),
+        ((*FRESH, "--figure=FOLDER.png"), "must end in .png, be no folder, and lie in a folder that exists"),
+        (("--steps=3000", "--from_step=1000", "--history=ZERO", "--floor=0"), "--from_step: found 1000, where "),
         (("--steps=3000", "--from_step=50", "--history=HISTORY"), "--from_step: found 50, lies in the warm-up of 100 updates"),
         (("--steps=3000", "--from_step=2500", "--history=HISTORY"), "must be above 0, below --steps=3000 and at most the 2000 updates"),
         (("--steps=3000", "--from_step=500", "--history=absent.csv"), "--history: absent.csv is no file"),
@@ -115,10 +125,23 @@ FRESH = ("--steps=3000", "--peak=3e-4", "--warmup=100")
 )
 def test_what_does_not_go_together_is_refused_in_one_line(law, tmp_path, flags, message):
     file.write(tmp_path / "history.json", [0, 100, 1999], [0.0, 3e-4, 3e-4])
-    flags = [flag.replace("HISTORY", f"{tmp_path}/history.json") for flag in flags]
+    file.write(tmp_path / "zero.json", [0, 100, 999], [0.0, 3e-4, 0.0])
+    (tmp_path / "folder.png").mkdir()
+    for word, name in (("HISTORY", "history.json"), ("ZERO", "zero.json"), ("FOLDER.png", "folder.png")):
+        flags = [flag.replace(word, f"{tmp_path}/{name}") for flag in flags]
     code, _, error = launch(f"--law={law}", *flags, f"--output={tmp_path}/s.json")
     assert code == 2 and message in error and error.count("\n") == 1, error
     assert not (tmp_path / "s.json").exists()
+
+
+def test_too_few_lines_and_a_law_without_its_maker_are_no_obstacle(law, tmp_path):
+    contents = json.loads(law.read_text())
+    del contents["created_by"]
+    (tmp_path / "law.json").write_text(json.dumps(contents))
+    code, out, error = launch(f"--law={tmp_path}/law.json", *FRESH, "--knots=2", "--draws=0", f"--output={tmp_path}/s.json")
+    assert code == 0, error
+    assert "is predicted to end lower: 2 lines are too few to follow it; give more --knots" in out
+    assert json.loads((tmp_path / "s.json").read_text())["made_by"].startswith("launch/design_schedule.py, kaiyuan_jax ")
 
 
 def test_a_law_without_a_decay_and_a_bad_output_are_refused(law, tmp_path):

@@ -82,6 +82,15 @@ def test_a_law_of_constant_curves_says_what_it_cannot_know(folder, tmp_path):
     assert json.loads((tmp_path / "law.json").read_text())["metrics"]["mean"] is None
 
 
+def test_a_test_curve_of_another_peak_is_doubted(folder, tmp_path):
+    for name, factor in (("cosine", 1.0), ("twice", 2.0)):
+        steps, rates, losses = np.loadtxt(folder / "cosine.csv", delimiter=",", skiprows=1).T
+        table = np.column_stack([steps, factor * rates, losses])
+        np.savetxt(tmp_path / f"{name}.csv", table, ["%d", "%.17g", "%.6f"], ",", header="step,lr,loss", comments="")
+    code, _, error = launch(f"--curves={tmp_path}", "--train=cosine", "--law=one_power", "--protocol=converged")
+    assert code == 0 and "note: twice: its peak rate is 0.0006, that of the training curves 0.0003: the law is for theirs" in error, error
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -96,6 +105,8 @@ def test_a_law_of_constant_curves_says_what_it_cannot_know(folder, tmp_path):
         (["--train=cosine", "--warmup=900"], "--warmup=900: at step"),
         (["--train=cosine", "--loss=heldout/mean"], "heldout/mean is missing"),
         (["--train=cosine", "--output=law.txt"], "--output=law.txt: must end in .json"),
+        (["--train=cosine", "--report={0}"], "must end in .html, be no folder, and lie in a folder that exists"),
+        (["--train=cosine", "--first_step=5700"], "multi_power_fading has 8 parameters; give longer or more curves"),
     ],
 )
 def test_mistakes_are_one_line(folder, flags, message):

@@ -53,6 +53,12 @@ def test_extrapolation_is_said(law, tmp_path):
     assert code == 0 and "long.npy: 9,000 updates and a summed rate of 27" in error and "extrapolation" in error
 
 
+def test_zeros_before_the_rise_have_no_prediction(law, tmp_path):
+    np.save(tmp_path / "late.npy", np.concatenate([np.zeros(5), np.linspace(0, 3e-3, 21), np.full(500, 3e-3)]))
+    code, out, error = launch(f"--law={law}", f"--schedule={tmp_path}/late.npy")
+    assert code == 0 and "nan" not in out and error == "" and "warm-up 25," in out, error
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -60,6 +66,9 @@ def test_extrapolation_is_said(law, tmp_path):
         (["--law={0}", "--schedule=none.csv"], "--schedule: none.csv is no file"),
         (["--law={0}", f"--schedule={CONFIG}", "--steps=0"], "--steps: found 0, must be at least 1"),
         (["--law={0}", "--schedule={0}"], "has no list 'knots'"),
+        (["--law={0}", f"--schedule={CONFIG}", "--steps=10000000000"], "found 10000000000 updates, must be at most 1e+08"),
+        (["--law={0}", f"--schedule={CONFIG}", "--steps=2000", "--output={0}"], "is a file, must be a folder, which may be new"),
+        (["--law={0}", f"--schedule={CONFIG}", "--steps=2000", "--output={0}/inside"], "is a file, must be a folder, which may be new"),
     ],
 )
 def test_mistakes_are_one_line(law, flags, message):
