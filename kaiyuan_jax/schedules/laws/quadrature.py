@@ -11,7 +11,7 @@ white noise, where nothing is smooth, at most 4096 log2 T.
 
 B times the sum is within 1e-6 of the oracle for B times the peak rate up to 0.3 (B = 400 to 900 at a peak of 3e-4), C from 1e-4 to 1e2,
 beta up to 3 and gamma up to 1.4, for the exponential kernel, and with the factor c3 + S(k)^-s, s up to 1 and c3 from 0.1 S(T)^-s, over
-falls: on every schedule that tests/schedules/laws/test_quadrature.py draws, of up to a million steps. The worst of 1,800 more was 4.7e-7.
+falls: on every schedule that tests/schedules/laws/test_quadrature.py draws, of up to a million steps.
 
 The limit eta_k -> 0 is a definition: ln eta_k is floored at FLOOR times the peak, in the oracle too.
 """
