@@ -185,6 +185,6 @@ def test_curves_of_mostly_early_points_are_doubted():
 def test_extrapolation_is_said_beyond_two_and_a_half_times_the_longest_curve():
     longest = curves.reach([made(), made(steps=STEPS[:5])])
     assert longest == (1951, pytest.approx(RATES[:1951].sum()))
-    assert curves.extrapolation("x", np.concatenate([RATES[:1951]] * 2 + [RATES[:900]]), longest) == ""
+    assert curves.extrapolation("x", np.concatenate([RATES[:1951]] * 2 + [RATES[:500]]), longest) == ""
     assert "2.6 and" in curves.extrapolation("x", np.concatenate([RATES[:1951]] * 2 + [RATES[:1200] * 0]), longest)
     assert "1.0 and 5.0 times" in curves.extrapolation("x", 5 * RATES[:1951], longest)
