@@ -15,7 +15,7 @@ from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
 from kaiyuan_jax.schedules.laws.law import Law
 
-STARTS = 64
+STARTS = 16
 SAME = 1e-3  # ends whose objectives differ by less than this share are the same minimum
 
 
