@@ -249,9 +249,10 @@ def design(law: Law, theta: np.ndarray, problem: Problem, count: int = 60, start
     knots = _regraded(best, knots, count)
     again = minimise(objective(law, theta, problem, knots), problem, knots, np.interp(knots, best.knots, best.values))
     evaluations = again.evaluations + sum(tried.evaluations for tried in tries)
-    best = min(best, again, key=lambda tried: tried.loss)
-    loss = final_loss(law, theta, problem.rates(best.knots, best.values))
-    return dataclasses.replace(best, loss=loss, evaluations=evaluations)
+    # The search reads the law between the updates; what counts is its own reading, by which a start may be better than what became of it.
+    found = [*tries, again, *(Design(tries[0].knots, _clipped(start(tries[0].knots), problem), 0.0, 0) for start in starts)]
+    found = [dataclasses.replace(one, loss=final_loss(law, theta, problem.rates(one.knots, one.values))) for one in found]
+    return dataclasses.replace(min(found, key=lambda one: one.loss), evaluations=evaluations)
 
 
 def _clipped(rates, problem):

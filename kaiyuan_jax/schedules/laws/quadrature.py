@@ -129,7 +129,7 @@ def _nodes(rates, steps, total, count, weight, log_rate, y):
         weight=weight,
         log_rate=log_rate,
         x=np.repeat(total[steps], count) - y,
-        begin=y + np.exp(log_rate),
+        begin=np.maximum(y + np.exp(log_rate), np.exp(log_rate)),  # a node of the first cell may lie before 0 by rounding
     )
 
 
