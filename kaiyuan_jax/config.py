@@ -52,6 +52,8 @@ class Model:
     sandwich_norm: bool = True  # a second norm on each sub-layer's output, inside the residual branch
     post_norm_gain: float = 1.0  # initial gain of that second norm (ours)
     logit_softcap: float = 30.0  # c in c tanh(logits / c); 0 turns it off (value ours)
+    attention_softcap: float = 0.0  # the same on attention scores, before the mask; 0: none, as published
+    window: int = 0  # a query sees its newest keys only, itself among them; 0: all before it
     init_std: float = 0.02  # ours
     remat: str = "none"  # none | full | names: what the backward pass recomputes
     remat_names: tuple[str, ...] = ("attention_out", "feedforward_in")  # tensors kept when remat is "names"
@@ -169,6 +171,14 @@ class Precision:
 
 
 @_settings
+class Kernels:
+    """Which implementation of an op runs; empty: the best one for the kind of device."""
+
+    attention: str = ""
+    cross_entropy: str = ""
+
+
+@_settings
 class Mesh:
     """Devices along each axis; one axis may be -1 for "all that are left"."""
 
@@ -230,6 +240,7 @@ class Experiment:
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     precision: Precision = dataclasses.field(default_factory=Precision)
+    kernels: Kernels = dataclasses.field(default_factory=Kernels)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     averaging: Averaging = dataclasses.field(default_factory=Averaging)

@@ -76,7 +76,7 @@ def _model(experiment: Experiment):
     model, path = experiment.model, "config.model"
     counts = ("layers", "width", "feedforward", "heads", "kv_heads", "head_size", "vocabulary")
     yield from _positive(path, model, *counts, "rope_base", "norm_epsilon", "init_std")
-    yield from _not_negative(path, model, "logit_softcap", "post_norm_gain")
+    yield from _not_negative(path, model, "logit_softcap", "attention_softcap", "window", "post_norm_gain")
     if model.kv_heads > 0 and model.heads % model.kv_heads:
         yield f"{path}.kv_heads: found {model.kv_heads}, must divide config.model.heads = {model.heads}"
     if model.head_size % 2:

@@ -22,6 +22,7 @@ from kaiyuan_jax import config
 from kaiyuan_jax.data.loader import segments_and_positions
 from kaiyuan_jax.data.store import Store, open_store
 from kaiyuan_jax.evaluation import bootstrap
+from kaiyuan_jax.kernels.placement import ANYWHERE, Placement
 from kaiyuan_jax.models import decoder as decoders
 from kaiyuan_jax.models import loss as losses
 
@@ -76,14 +77,14 @@ def make_batch(tokens_BL1: np.ndarray, *, eod: int, mask_documents: bool) -> dic
     return dict(inputs_BL=inputs_BL, targets_BL=targets_BL, segments_BL=segments_BL, positions_BL=positions_BL)
 
 
-def token_losses(graphdef) -> Callable:
+def token_losses(graphdef, place: Placement = ANYWHERE) -> Callable:
     """A (params, batch) -> float32[B, L], nats; compiled once in a process for each model and batch shape."""
-    return functools.partial(_token_losses, graphdef)
+    return functools.partial(_token_losses, graphdef, place)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _token_losses(graphdef, params, batch):
-    return losses.token_losses(decoders.merge(graphdef, params), batch)[0]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _token_losses(graphdef, place, params, batch):
+    return losses.token_losses(decoders.merge(graphdef, params), batch, place)[0]
 
 
 def row_losses(compute, params, rows_RL1: np.ndarray, *, batch_size: int, eod: int, mask_documents: bool) -> np.ndarray:

@@ -15,6 +15,7 @@ from flax import nnx
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config_check import REMAT_NAMES
+from kaiyuan_jax.kernels.placement import ANYWHERE, Placement
 from kaiyuan_jax.models.layers import Layer, gain, normal, rms_norm, rope_angles
 
 
@@ -31,17 +32,17 @@ class Decoder(nnx.Module):
         self.norm_D = gain(1.0, dtype, model.width)
         self.head_DV = None if model.tied else normal(head_key, model, dtype, model.width, model.vocabulary)
 
-    def __call__(self, inputs_BL, segments_BL, positions_BL, constrain=lambda x, dims: x):
+    def __call__(self, inputs_BL, segments_BL, positions_BL, place: Placement = ANYWHERE):
         """Hidden states x_BLD after the final norm, in the compute dtype; `head` and `logits` take it from there.
 
-        Args: token ids, segment ids (attention stays inside one) and positions, int32 [B, L]; constrain(x, dims) may pin the sharding
-        of an activation whose axes are named by dims.
+        Args: token ids, segment ids (attention stays inside one) and positions, int32 [B, L]; `place` says where it runs, and pins
+        the sharding of activations.
         """
         angles = rope_angles(positions_BL, self.head_size, self.rope_base)
         graphdef, layers = nnx.split(self.layers)
 
         def layer(x_BLD, parameters):
-            return nnx.merge(graphdef, parameters)(x_BLD, angles, segments_BL, constrain), None
+            return nnx.merge(graphdef, parameters)(x_BLD, angles, segments_BL, place), None
 
         if self.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
@@ -50,8 +51,8 @@ class Decoder(nnx.Module):
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
 
         # Tokens go to the table, cut over its width, and their rows come back; else the compiler may bring the table to every device.
-        x_BLD = jnp.take(self.embedding_VD[...], constrain(inputs_BL, "bL"), axis=0).astype(self.compute)
-        x_BLD = constrain(constrain(x_BLD, "bLd"), "BLD")
+        x_BLD = jnp.take(self.embedding_VD[...], place.constrain(inputs_BL, "bL"), axis=0).astype(self.compute)
+        x_BLD = place.constrain(place.constrain(x_BLD, "bLd"), "BLD")
         x_BLD, _ = jax.lax.scan(layer, x_BLD, layers)
         return rms_norm(x_BLD, self.norm_D, self.epsilon)
 

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from kaiyuan_jax import config
 from kaiyuan_jax.kernels.attention.api import attention
+from kaiyuan_jax.kernels.placement import Placement
 
 
 def rms_norm(x, gain, epsilon: float):
@@ -79,7 +80,7 @@ class Attention(nnx.Module):
     def __init__(self, model: config.Model, dtype, key):
         D, H, K, C = model.width, model.heads, model.kv_heads, model.head_size
         keys = jax.random.split(key, 4)
-        self.epsilon = model.norm_epsilon
+        self.epsilon, self.softcap, self.window = model.norm_epsilon, model.attention_softcap, model.window
         self.norm_D = gain(1.0, dtype, D)
         self.query_DHC = normal(keys[0], model, dtype, D, H, C)
         self.key_DKC = normal(keys[1], model, dtype, D, K, C)
@@ -89,7 +90,7 @@ class Attention(nnx.Module):
         self.key_norm_C = gain(1.0, dtype, C) if model.qk_norm else None
         self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
 
-    def __call__(self, x_BLD, angles, segments_BL, constrain):
+    def __call__(self, x_BLD, angles, segments_BL, place: Placement):
         x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
         q_BLHC = project("BLD,DHC->BLHC", x_BLD, self.query_DHC)
         k_BLKC = project("BLD,DKC->BLKC", x_BLD, self.key_DKC)
@@ -97,10 +98,11 @@ class Attention(nnx.Module):
         if self.query_norm_C is not None:
             q_BLHC = rms_norm(q_BLHC, self.query_norm_C, self.epsilon)
             k_BLKC = rms_norm(k_BLKC, self.key_norm_C, self.epsilon)
-        q_BLHC = checkpoint_name(constrain(rotate(q_BLHC, angles), "BLHC"), "query")
-        k_BLKC = checkpoint_name(constrain(rotate(k_BLKC, angles), "BLKC"), "key")
-        v_BLKC = checkpoint_name(constrain(v_BLKC, "BLKC"), "value")
-        a_BLHC = checkpoint_name(attention(q_BLHC, k_BLKC, v_BLKC, segments_BL=segments_BL), "attention_out")
+        q_BLHC = checkpoint_name(place.constrain(rotate(q_BLHC, angles), "BLHC"), "query")
+        k_BLKC = checkpoint_name(place.constrain(rotate(k_BLKC, angles), "BLKC"), "key")
+        v_BLKC = checkpoint_name(place.constrain(v_BLKC, "BLKC"), "value")
+        options = dict(segments_BL=segments_BL, softcap=self.softcap, window=self.window, place=place)
+        a_BLHC = checkpoint_name(attention(q_BLHC, k_BLKC, v_BLKC, **options), "attention_out")
         out_BLD = project("BLHC,HCD->BLD", a_BLHC, self.out_HCD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
 
@@ -118,10 +120,10 @@ class FeedForward(nnx.Module):
         self.down_FD = normal(keys[2], model, dtype, F, D)
         self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
 
-    def __call__(self, x_BLD, constrain):
+    def __call__(self, x_BLD, place: Placement):
         x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
-        gate_BLF = checkpoint_name(constrain(project("BLD,DF->BLF", x_BLD, self.gate_DF), "BLF"), "gate")
-        up_BLF = checkpoint_name(constrain(project("BLD,DF->BLF", x_BLD, self.up_DF), "BLF"), "up")
+        gate_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.gate_DF), "BLF"), "gate")
+        up_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.up_DF), "BLF"), "up")
         out_BLD = project("BLF,FD->BLD", jax.nn.silu(gate_BLF) * up_BLF, self.down_FD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
 
@@ -132,8 +134,8 @@ class Layer(nnx.Module):
         self.attention = Attention(model, dtype, attention_key)
         self.feedforward = FeedForward(model, dtype, feedforward_key)
 
-    def __call__(self, x_BLD, angles, segments_BL, constrain):
-        x_BLD = checkpoint_name(constrain(x_BLD, "BLD"), "attention_in")
-        h_BLD = x_BLD + self.attention(x_BLD, angles, segments_BL, constrain)
-        h_BLD = checkpoint_name(constrain(h_BLD, "BLD"), "feedforward_in")
-        return h_BLD + self.feedforward(h_BLD, constrain)
+    def __call__(self, x_BLD, angles, segments_BL, place: Placement):
+        x_BLD = checkpoint_name(place.constrain(x_BLD, "BLD"), "attention_in")
+        h_BLD = x_BLD + self.attention(x_BLD, angles, segments_BL, place)
+        h_BLD = checkpoint_name(place.constrain(h_BLD, "BLD"), "feedforward_in")
+        return h_BLD + self.feedforward(h_BLD, place)

@@ -8,12 +8,14 @@ along it: 2 key/value heads on tensor=4 sit on all four devices. `describe` prin
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kaiyuan_jax import config
+from kaiyuan_jax.kernels.placement import Placement, partition
 
 LETTERS = "NBLDFHKCV"
 BATCH_AXES = ("data", "fsdp")
@@ -58,7 +60,7 @@ def spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = DEFAULT) 
     dims = _dims(name)
     if dims is None or len(dims) != len(shape):
         raise ValueError(f"parameter {name}: found shape {tuple(shape)}; its name must end in _ and one letter of {LETTERS} per dimension")
-    return _spec(dims, shape, mesh, rules.parameters if len(dims.replace("N", "")) > 1 else ())
+    return partition(dims, shape, mesh, rules.parameters if len(dims.replace("N", "")) > 1 else ())
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules = DEFAULT) -> Any:
@@ -80,11 +82,11 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *[None] * (ndim - 1)))
 
 
-def constrain(mesh: Mesh, rules: Rules = DEFAULT) -> Callable:
-    """A function (x, dims) -> x that pins an activation's cut; what `models` takes, so that models know nothing of meshes."""
-    if mesh.size == 1:
-        return lambda x, dims: x
-    return lambda x, dims: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec(dims, x.shape, mesh, rules.activations)))
+def placement(mesh: Mesh, kernels: config.Kernels | None = None, rules: Rules = DEFAULT) -> Placement:
+    """What models and ops know of a mesh: the kind of its devices, the cut of activations, kernels asked for by name."""
+    chosen = kernels or config.Kernels()
+    kind = mesh.devices.flat[0].device_kind
+    return Placement(kind, mesh, rules.activations, attention=chosen.attention, cross_entropy=chosen.cross_entropy)
 
 
 def process_rows(mesh: Mesh, batch_size: int, devices=None) -> np.ndarray:
@@ -112,15 +114,6 @@ def describe(tree: Any, mesh: Mesh, rules: Rules = DEFAULT) -> str:
         lines.append((place, "x".join(map(str, leaf.shape)), str(tuple(cut)), f"{size:,} B", _dropped(name, leaf.shape, mesh, rules)))
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def _spec(dims, shape, mesh, table) -> PartitionSpec:
-    table, cut = dict(table), []
-    for letter, size in zip(dims, shape, strict=True):
-        axes = table.get(letter, ())
-        divides = size % math.prod(mesh.shape[axis] for axis in axes) == 0
-        cut.append((axes[0] if len(axes) == 1 else axes) if axes and divides else None)
-    return PartitionSpec(*cut)
 
 
 def _dropped(name, shape, mesh, rules) -> str:

@@ -1,6 +1,6 @@
 """What may change between two sessions of one run, and what may not.
 
-A run folder belongs to one experiment. Where it runs (mesh, recomputation, micro-batches), what it writes (logging, evaluation,
+A run folder belongs to one experiment. Where it runs (mesh, kernels, recomputation, micro-batches), what it writes (logging, evaluation,
 checkpoints) and where its stores lie may differ between sessions; what decides the numbers (model, data order, schedule, optimizer,
 precision, seeds) may not. The data order is compared once more as integers, with the checksums of the stores, because the same config
 gives another order over another store; a schedule in a file is compared by its rates, because a file may be written over.
@@ -26,7 +26,7 @@ from kaiyuan_jax.training import saved
 # Fields, as regular expressions on their dotted path, that another session may set otherwise.
 FREE = (
     r"name|output|branch",  # a run is the same whether it computed its first steps or took them from another
-    r"(logging|evaluation|checkpoint|mesh)\..*",
+    r"(logging|evaluation|checkpoint|mesh|kernels)\..*",
     r"averaging\.(?!online_decay).*",  # the offline average reads the checkpoints and changes nothing
     r"data\.(prefetch|verify_tokens)",
     r"data\.sources\[\d+\]\.(path|heldout|planned_tokens)",  # stores are compared by checksum

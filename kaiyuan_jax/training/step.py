@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models import decoder, loss
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.sharding import rules
@@ -30,12 +31,12 @@ from kaiyuan_jax.training.state import TrainState
 BATCH_KEYS = ("inputs_BL", "targets_BL", "segments_BL", "positions_BL")
 
 
-def gradients(experiment: Experiment, graphdef, constrain: Callable, shards: int = 1) -> Callable:
+def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
     """`(params, batch) -> (objective, loss_B), gradient`, all float32 but the gradient, which has the dtype of the parameters."""
     z_loss, accumulation = experiment.optimizer.z_loss, experiment.optimizer.accumulation
 
     def objective(params, batch):
-        loss_BL, logsumexp_BL = loss.token_losses(decoder.merge(graphdef, params), batch, constrain, shards)
+        loss_BL, logsumexp_BL = loss.token_losses(decoder.merge(graphdef, params), batch, place)
         return loss_BL.mean() + z_loss * jnp.square(logsumexp_BL).mean(), loss_BL.mean(axis=1)
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
@@ -47,7 +48,7 @@ def gradients(experiment: Experiment, graphdef, constrain: Callable, shards: int
 
         def add(total, part):
             # the batch axis of each micro-batch stays where the whole batch had it
-            part = jax.tree.map(lambda x: constrain(x, "B" + "L" * (x.ndim - 1)), part)
+            part = jax.tree.map(lambda x: place.constrain(x, "B" + "L" * (x.ndim - 1)), part)
             (value, loss_B), gradient = differentiate(params, part)
             return jax.tree.map(lambda t, g: t + g.astype(jnp.float32) / accumulation, total, gradient), (value, loss_B)
 
@@ -66,7 +67,7 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
     the learning rate of every update; later ones have the last. Metrics are replicated:
     loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping) and finite (bool).
     """
-    differentiate = gradients(experiment, graphdef, rules.constrain(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
+    differentiate = gradients(experiment, graphdef, rules.placement(mesh, experiment.kernels))
     decay = experiment.averaging.online_decay
 
     def step(state: TrainState, batch: dict, rates_T: jax.Array) -> tuple[TrainState, dict]:

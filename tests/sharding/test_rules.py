@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from kaiyuan_jax import config
 from kaiyuan_jax.kernels.cross_entropy import xla
+from kaiyuan_jax.kernels.placement import ANYWHERE
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.models.loss import token_losses
 from kaiyuan_jax.sharding import rules
@@ -41,11 +42,11 @@ def batch():
     return dict(inputs_BL=inputs, targets_BL=targets, segments_BL=segments, positions_BL=positions)
 
 
-def step(constrain, shards, params, batch):
+def step(place, params, batch):
     graphdef, _ = decoder.abstract(MODEL, config.Precision())
 
     def objective(params):
-        loss, logsumexp = token_losses(decoder.merge(graphdef, params), batch, constrain, shards)
+        loss, logsumexp = token_losses(decoder.merge(graphdef, params), batch, place)
         return loss.mean() + 1e-2 * jnp.square(logsumexp).mean(), loss
 
     (_, loss), gradients = jax.value_and_grad(objective, has_aux=True)(params)
@@ -55,7 +56,7 @@ def step(constrain, shards, params, batch):
 @functools.cache
 def unsharded():
     params = jax.jit(initialise)(jax.random.key(0))
-    return jax.device_get((params, jax.jit(functools.partial(step, lambda x, dims: x, 1))(params, batch())))
+    return jax.device_get((params, jax.jit(functools.partial(step, ANYWHERE))(params, batch())))
 
 
 @pytest.mark.parametrize("axes", MESHES)
@@ -66,9 +67,7 @@ def test_sharded_losses_and_gradients_equal_unsharded_ones(axes):
     params = jax.jit(initialise, out_shardings=places)(jax.random.key(0))
     sharded_batch = jax.device_put(batch(), rules.batch_sharding(mesh, 2))
     outputs = (rules.batch_sharding(mesh, 2), places)
-    loss, gradients = jax.jit(functools.partial(step, rules.constrain(mesh), axes[0] * axes[1]), out_shardings=outputs)(
-        params, sharded_batch
-    )
+    loss, gradients = jax.jit(functools.partial(step, rules.placement(mesh)), out_shardings=outputs)(params, sharded_batch)
 
     want_params, (want_loss, want_gradients) = unsharded()
     assert jax.tree.map(lambda leaf: leaf.sharding, gradients) == places == jax.tree.map(lambda leaf: leaf.sharding, params)
@@ -93,8 +92,8 @@ def test_no_device_ever_holds_the_whole_model_while_it_is_created():
 
 def test_activations_between_layers_are_cut_over_the_batch_alone():
     mesh = mesh_of(2, 2, 2)
-    x = jax.jit(lambda x: rules.constrain(mesh)(x, "BLD"))(jnp.zeros((B, L, 32)))
-    heads = jax.jit(lambda x: rules.constrain(mesh)(x, "BLHC"))(jnp.zeros((B, L, 4, 8)))
+    x = jax.jit(lambda x: rules.placement(mesh).constrain(x, "BLD"))(jnp.zeros((B, L, 32)))
+    heads = jax.jit(lambda x: rules.placement(mesh).constrain(x, "BLHC"))(jnp.zeros((B, L, 4, 8)))
     assert x.sharding.shard_shape(x.shape) == (2, L, 32) and heads.sharding.shard_shape(heads.shape) == (2, L, 2, 8)
 
 
@@ -183,7 +182,10 @@ def test_the_gradient_of_the_head_crosses_devices_once_and_not_once_per_chunk():
 @pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2)])
 def test_the_embedding_table_stays_where_it_is(axes):
     mesh, vocabulary, width = mesh_of(*axes), 4096, 32
-    constrain, place = rules.constrain(mesh), rules.shardings({"embedding_VD": np.zeros((vocabulary, width))}, mesh)["embedding_VD"]
+    constrain, place = (
+        rules.placement(mesh).constrain,
+        rules.shardings({"embedding_VD": np.zeros((vocabulary, width))}, mesh)["embedding_VD"],
+    )
 
     model = dataclasses.replace(MODEL, vocabulary=vocabulary, layers=1)
     graphdef, params = decoder.abstract(model, config.Precision())
@@ -191,7 +193,7 @@ def test_the_embedding_table_stays_where_it_is(axes):
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, rules.shardings(params, mesh)
     )
     tokens = jax.ShapeDtypeStruct((16, 512), jnp.int32, sharding=rules.batch_sharding(mesh, 2))
-    forward = jax.jit(lambda params, tokens: decoder.merge(graphdef, params)(tokens, tokens, tokens, constrain))
+    forward = jax.jit(lambda params, tokens: decoder.merge(graphdef, params)(tokens, tokens, tokens, rules.placement(mesh)))
     local = place.shard_shape((vocabulary, width))
     found = [shape for kind, shape, _ in collectives(forward.lower(params, tokens).compile()) if kind == "all-gather"]
     assert not [shape for shape in found if shape.startswith((f"f32[{vocabulary},", f"f32[{local[0]},"))], found

@@ -4,16 +4,18 @@ import jax
 import jax.numpy as jnp
 
 
-def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None):
+def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0, window: int = 0):
     """o_BLHC in q's dtype; holds all scores, and repeats every key/value head for the H / K query heads that share it."""
     L, H, C = q_BLHC.shape[1:]
     group = H // k_BLKC.shape[2]
     dtype = q_BLHC.dtype
     q_BLHC, k_BMHC, v_BMHC = (x.astype(jnp.float32) for x in (q_BLHC, jnp.repeat(k_BLKC, group, 2), jnp.repeat(v_BLKC, group, 2)))
-    visible_BLM = jnp.tril(jnp.ones((L, L), bool))[None]
+    age_LM = jnp.arange(L)[:, None] - jnp.arange(L)
+    visible_BLM = ((age_LM >= 0) & (age_LM < (window or L)))[None]
     if segments_BL is not None:
         visible_BLM &= segments_BL[:, :, None] == segments_BL[:, None, :]
     with jax.default_matmul_precision("highest"):
         scores_BHLM = jnp.einsum("BLHC,BMHC->BHLM", q_BLHC, k_BMHC) / jnp.sqrt(C)
+        scores_BHLM = softcap * jnp.tanh(scores_BHLM / softcap) if softcap else scores_BHLM
         weights_BHLM = jax.nn.softmax(jnp.where(visible_BLM[:, None], scores_BHLM, -jnp.inf), axis=-1)
         return jnp.einsum("BHLM,BMHC->BLHC", weights_BHLM, v_BMHC).astype(dtype)
