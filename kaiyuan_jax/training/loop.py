@@ -28,8 +28,8 @@ from kaiyuan_jax.evaluation import heldout
 from kaiyuan_jax.models import decoder, flops
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.schedules import build as schedules
+from kaiyuan_jax.sharding import chips, rules
 from kaiyuan_jax.sharding import mesh as meshes
-from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training import branch, checkpoint, failure, metrics, resume, state, step
 
 
@@ -129,7 +129,7 @@ class _Run:
         self.main = jax.process_index() == 0
         self.log = metrics.Log(self.folder, begin, experiment.logging.tensorboard) if self.main else None
         self.bar = tqdm(total=plan.steps, initial=begin, unit="step", disable=None if self.main else True, dynamic_ncols=True)
-        peak = metrics.peak_flops(mesh.devices.flat[0].device_kind)
+        peak = chips.peak_flops(mesh.devices.flat[0].device_kind)
         per_token = flops.per_token(experiment.model, plan.sequence_length)
         self.flops_share = per_token / (peak * mesh.size) if peak else None  # MFU of one token per second
         self.line_step, self.last = begin, {}

@@ -24,26 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-# Dense bf16 FLOP/s of one device by the start of its `device_kind`, longest match first (vendors' data sheets).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a device, None where it is not known (CPUs among others)."""
-    fits = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(fits, key=len)] if fits else None
-
 
 class Seen:
     """Sums over the steps since the last metrics line, by source."""
