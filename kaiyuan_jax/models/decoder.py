@@ -15,8 +15,11 @@ from flax import nnx
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config_check import REMAT_NAMES
+from kaiyuan_jax.kernels.attention.api import attention
 from kaiyuan_jax.kernels.placement import ANYWHERE, Placement
+from kaiyuan_jax.models import cache as caches
 from kaiyuan_jax.models.layers import Layer, gain, normal, rms_norm, rope_angles
+from kaiyuan_jax.models.statistics import record_logits
 
 
 class Decoder(nnx.Module):
@@ -32,17 +35,57 @@ class Decoder(nnx.Module):
         self.norm_D = gain(1.0, dtype, model.width)
         self.head_DV = None if model.tied else normal(head_key, model, dtype, model.width, model.vocabulary)
 
-    def __call__(self, inputs_BL, segments_BL, positions_BL, place: Placement = ANYWHERE):
+    def __call__(self, inputs_BL, segments_BL, positions_BL, place: Placement = ANYWHERE, found: dict | None = None):
         """Hidden states x_BLD after the final norm, in the compute dtype; `head` and `logits` take it from there.
 
         Args: token ids, segment ids (attention stays inside one) and positions, int32 [B, L]; `place` says where it runs, and pins
-        the sharding of activations.
+        the sharding of activations. A dict `found` is filled with the largest values of every layer, float32 [N], and the bound on
+        logits (models/statistics.py).
+        """
+
+        def attend(q_BLHC, k_BLKC, v_BLKC, held, **options):
+            return attention(q_BLHC, k_BLKC, v_BLKC, segments_BL=segments_BL, place=place, **options), None
+
+        x_BLD, _ = self._forward(inputs_BL, positions_BL, attend, None, place, found)
+        record_logits(found, x_BLD, self.head())
+        return x_BLD
+
+    def prefill(self, inputs_BL, lengths_B, slots: int, place: Placement = ANYWHERE):
+        """x_BLD as `__call__` gives it for one document a row, and the `Cache` of `slots` tokens a row that `step` goes on from.
+
+        The first lengths_B (int32, at least 1) tokens of each row of inputs_BL count; what stands behind them is seen by none of them.
+        """
+
+        def attend(q_BLHC, k_BLKC, v_BLKC, held, **options):
+            return attention(q_BLHC, k_BLKC, v_BLKC, place=place, **options), (k_BLKC, v_BLKC)
+
+        positions_BL = jnp.broadcast_to(jnp.arange(inputs_BL.shape[1], dtype=jnp.int32), inputs_BL.shape)
+        x_BLD, read = self._forward(inputs_BL, positions_BL, attend, None, place)
+        return x_BLD, caches.start(*read, lengths_B, slots, place)
+
+    def step(self, inputs_B, cache: caches.Cache, place: Placement = ANYWHERE):
+        """x_BD of one more token in every row, at the cost of one token, and the cache that has read it."""
+
+        def attend(q_BLHC, k_BLKC, v_BLKC, held, **options):
+            return caches.attend(q_BLHC, k_BLKC, v_BLKC, *held, cache.lengths_B, **options), (k_BLKC, v_BLKC)
+
+        layers = cache.keys_NBKMC, cache.values_NBKMC
+        x_BLD, read = self._forward(inputs_B[:, None], cache.lengths_B[:, None], attend, layers, place)
+        return x_BLD[:, 0], caches.append(cache, *read, jnp.ones_like(inputs_B), place)
+
+    def _forward(self, inputs_BL, positions_BL, attend, held, place: Placement, found: dict | None = None):
+        """x_BLD after the final norm, and what `attend(q, k, v, held=, softcap=, window=)` kept in every layer, stacked.
+
+        held: a tree of arrays [N, ...], of which `attend` is given its layer's part; or None.
         """
         angles = rope_angles(positions_BL, self.head_size, self.rope_base)
         graphdef, layers = nnx.split(self.layers)
 
-        def layer(x_BLD, parameters):
-            return nnx.merge(graphdef, parameters)(x_BLD, angles, segments_BL, place), None
+        def layer(x_BLD, inputs):
+            parameters, part = inputs
+            largest = None if found is None else {}
+            x_BLD, kept = nnx.merge(graphdef, parameters)(x_BLD, angles, functools.partial(attend, held=part), place, largest)
+            return x_BLD, (kept, largest)
 
         if self.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
@@ -53,8 +96,10 @@ class Decoder(nnx.Module):
         # Tokens go to the table, cut over its width, and their rows come back; else the compiler may bring the table to every device.
         x_BLD = jnp.take(self.embedding_VD[...], place.constrain(inputs_BL, "bL"), axis=0).astype(self.compute)
         x_BLD = place.constrain(place.constrain(x_BLD, "bLd"), "BLD")
-        x_BLD, _ = jax.lax.scan(layer, x_BLD, layers)
-        return rms_norm(x_BLD, self.norm_D, self.epsilon)
+        x_BLD, (kept, largest) = jax.lax.scan(layer, x_BLD, (layers, held))
+        if found is not None:
+            found.update(largest)
+        return rms_norm(x_BLD, self.norm_D, self.epsilon), kept
 
     def head(self):
         """head_DV in the parameter dtype; the transposed embedding when tied."""

@@ -16,8 +16,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kaiyuan_jax import config
-from kaiyuan_jax.kernels.attention.api import attention
 from kaiyuan_jax.kernels.placement import Placement
+from kaiyuan_jax.models.statistics import record, record_scores
 
 
 def rms_norm(x, gain, epsilon: float):
@@ -90,21 +90,25 @@ class Attention(nnx.Module):
         self.key_norm_C = gain(1.0, dtype, C) if model.qk_norm else None
         self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
 
-    def __call__(self, x_BLD, angles, segments_BL, place: Placement):
+    def __call__(self, x_BLD, angles, attend, place: Placement, found: dict | None = None):
+        """The branch's output and what `attend(q_BLHC, k_BLKC, v_BLKC, softcap=, window=)` kept beside its own."""
         x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
         q_BLHC = project("BLD,DHC->BLHC", x_BLD, self.query_DHC)
         k_BLKC = project("BLD,DKC->BLKC", x_BLD, self.key_DKC)
         v_BLKC = project("BLD,DKC->BLKC", x_BLD, self.value_DKC)
+        for name, tensor in (("query", q_BLHC), ("key", k_BLKC), ("value", v_BLKC)):
+            record(found, name, tensor)
         if self.query_norm_C is not None:
             q_BLHC = rms_norm(q_BLHC, self.query_norm_C, self.epsilon)
             k_BLKC = rms_norm(k_BLKC, self.key_norm_C, self.epsilon)
+        record_scores(found, q_BLHC, k_BLKC)
         q_BLHC = checkpoint_name(place.constrain(rotate(q_BLHC, angles), "BLHC"), "query")
         k_BLKC = checkpoint_name(place.constrain(rotate(k_BLKC, angles), "BLKC"), "key")
         v_BLKC = checkpoint_name(place.constrain(v_BLKC, "BLKC"), "value")
-        options = dict(segments_BL=segments_BL, softcap=self.softcap, window=self.window, place=place)
-        a_BLHC = checkpoint_name(attention(q_BLHC, k_BLKC, v_BLKC, **options), "attention_out")
-        out_BLD = project("BLHC,HCD->BLD", a_BLHC, self.out_HCD)
-        return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
+        a_BLHC, kept = attend(q_BLHC, k_BLKC, v_BLKC, softcap=self.softcap, window=self.window)
+        out_BLD = project("BLHC,HCD->BLD", checkpoint_name(a_BLHC, "attention_out"), self.out_HCD)
+        record(found, "attention", out_BLD)
+        return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon), kept
 
 
 class FeedForward(nnx.Module):
@@ -120,11 +124,14 @@ class FeedForward(nnx.Module):
         self.down_FD = normal(keys[2], model, dtype, F, D)
         self.post_norm_D = gain(model.post_norm_gain, dtype, D) if model.sandwich_norm else None
 
-    def __call__(self, x_BLD, place: Placement):
+    def __call__(self, x_BLD, place: Placement, found: dict | None = None):
         x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
         gate_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.gate_DF), "BLF"), "gate")
         up_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.up_DF), "BLF"), "up")
-        out_BLD = project("BLF,FD->BLD", jax.nn.silu(gate_BLF) * up_BLF, self.down_FD)
+        gated_BLF = jax.nn.silu(gate_BLF) * up_BLF
+        out_BLD = project("BLF,FD->BLD", gated_BLF, self.down_FD)
+        record(found, "gated", gated_BLF)
+        record(found, "feedforward", out_BLD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)
 
 
@@ -134,8 +141,14 @@ class Layer(nnx.Module):
         self.attention = Attention(model, dtype, attention_key)
         self.feedforward = FeedForward(model, dtype, feedforward_key)
 
-    def __call__(self, x_BLD, angles, segments_BL, place: Placement):
+    def __call__(self, x_BLD, angles, attend, place: Placement, found: dict | None = None):
+        """x_BLD after both branches, and what `attend` kept: nothing in training, keys and values where text is generated.
+
+        A dict `found` is filled with the layer's largest values (models/statistics.py).
+        """
         x_BLD = checkpoint_name(place.constrain(x_BLD, "BLD"), "attention_in")
-        h_BLD = x_BLD + self.attention(x_BLD, angles, segments_BL, place)
-        h_BLD = checkpoint_name(place.constrain(h_BLD, "BLD"), "feedforward_in")
-        return h_BLD + self.feedforward(h_BLD, place)
+        a_BLD, kept = self.attention(x_BLD, angles, attend, place, found)
+        h_BLD = checkpoint_name(place.constrain(x_BLD + a_BLD, "BLD"), "feedforward_in")
+        y_BLD = h_BLD + self.feedforward(h_BLD, place, found)
+        record(found, "residual", h_BLD, y_BLD)
+        return y_BLD, kept

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kaiyuan_jax import config, config_check
+from kaiyuan_jax.kernels.attention.api import attention
 from kaiyuan_jax.kernels.placement import ANYWHERE
 from kaiyuan_jax.models import decoder, layers
 from kaiyuan_jax.models.loss import token_losses
@@ -188,7 +189,8 @@ def test_sandwich_norm_bounds_what_a_layer_can_add():
     one = jax.tree.map(lambda leaf: leaf[0], decoder.split(wild)[1]["layers"])
     assert set(one["attention"]) >= {"post_norm_ND"} and set(one["feedforward"]) >= {"post_norm_ND"}
     layer = layers.Layer(config.Model(**SMALL | {"init_std": 30.0}), jnp.float32, jax.random.key(0))
-    y = layer(x, layers.rope_angles(batch["positions_BL"], 8, 1e4), batch["segments_BL"], ANYWHERE)
+    attend = lambda q, k, v, **options: (attention(q, k, v, **options), None)  # noqa: E731
+    y, _ = layer(x, layers.rope_angles(batch["positions_BL"], 8, 1e4), attend, ANYWHERE)
     assert np.sqrt(np.mean((y - x) ** 2, -1)).max() <= 2.0 + 1e-3  # each sub-layer adds a vector of root mean square 1
     assert "post_norm_ND" not in decoder.split(make(sandwich_norm=False))[1]["layers"]["attention"]
 
