@@ -166,8 +166,14 @@ class Optimizer:
 
 @_settings
 class Precision:
-    compute: str = "float32"  # float32 | bfloat16: matrix products and activations; reductions are always float32
-    parameters: str = "float32"
+    """Dtypes, and in float16 the dynamic loss scale (optimizers/loss_scale.py); its numbers are ours, the recipe's are not published."""
+
+    compute: str = "float32"  # float32 | bfloat16 | float16: matrix products and activations; reductions are always float32
+    parameters: str = "float32"  # float32 | bfloat16, of optimizer moments too
+    loss_scale: float = 65536.0  # float16 only, as the rest: factor of the objective at the first step
+    growth_interval: int = 2000  # finite steps in a row after which the scale grows
+    scale_factor: float = 2.0  # by which it grows, and shrinks after a gradient that is not finite
+    scale_floor: float = 1.0  # a gradient that is not finite although the scale came down to this stops the run
 
 
 @_settings
@@ -225,6 +231,7 @@ class Evaluation:
 class Logging:
     every: int = 10  # steps
     tensorboard: bool = True
+    statistics: bool = False  # largest absolute values by layer and what is left below float16's; always on when compute is float16
 
 
 @_settings

@@ -19,7 +19,8 @@ AVERAGES = ("none", "sma", "ema", "ema_seeded", "ema_powers", "wma", "weights")
 REMAT = ("none", "full", "names")
 # Tensors that the model names. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
 REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
-DTYPES = ("float32", "bfloat16")
+COMPUTE = ("float32", "bfloat16", "float16")
+PARAMETERS = ("float32", "bfloat16")
 SIZES_FROM = ("", "public", "inferred", "ours")
 
 
@@ -27,7 +28,7 @@ def check(experiment: Experiment) -> None:
     """Raises one `ConfigError` that lists every problem found; returns nothing when there is none."""
     problems = list(_types(experiment, "config"))
     if not problems:  # values are only looked at once every one has its type
-        for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _run, _averaging, _evaluation):
+        for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _precision, _run, _averaging, _evaluation):
             problems += part(experiment)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -209,12 +210,29 @@ def _optimizer(experiment: Experiment):
         yield f"{path}.accumulation: found {optimizer.accumulation}, must divide config.data.batch_size = {experiment.data.batch_size}"
 
 
+def _precision(experiment: Experiment):
+    precision, path = experiment.precision, "config.precision"
+    yield from _one_of(f"{path}.compute", precision.compute, COMPUTE)
+    if precision.parameters == "float16":
+        yield (
+            f"{path}.parameters: found 'float16', must be one of {', '.join(PARAMETERS)}: float16 rounds away updates below 1/2048 of a "
+            "weight; set compute to float16 and keep parameters in float32"
+        )
+    else:
+        yield from _one_of(f"{path}.parameters", precision.parameters, PARAMETERS)
+    if precision.compute == "float16" and precision.parameters == "bfloat16":
+        yield f"{path}.parameters: found 'bfloat16' with compute float16, must be float32: the products would have the worse of both"
+    yield from _positive(path, precision, "loss_scale", "growth_interval", "scale_floor")
+    if precision.scale_factor <= 1:
+        yield f"{path}.scale_factor: found {precision.scale_factor}, must be above 1"
+    if 0 < precision.loss_scale < precision.scale_floor:
+        yield f"{path}.loss_scale: found {precision.loss_scale}, must be at least scale_floor = {precision.scale_floor}"
+
+
 def _run(experiment: Experiment):
     if not experiment.name or "/" in experiment.name:
         yield f"config.name: found {experiment.name!r}, must be a folder name (set config.output for a path)"
     yield from _not_negative("config", experiment, "seed")
-    yield from _one_of("config.precision.compute", experiment.precision.compute, DTYPES)
-    yield from _one_of("config.precision.parameters", experiment.precision.parameters, DTYPES)
     axes = dataclasses.asdict(experiment.mesh)
     for name, size in axes.items():
         if size == 0 or size < -1:

@@ -80,7 +80,7 @@ BAD = [
     ("optimizer.beta2", 1.0, "config.optimizer.beta2: found 1.0, must be at least 0 and below 1"),
     ("optimizer.accumulation", 3, "config.optimizer.accumulation: found 3, must divide config.data.batch_size = 32"),
     ("optimizer.epsilon", 0.0, "config.optimizer.epsilon: found 0.0, must be above 0"),
-    ("precision.compute", "fp8", "config.precision.compute: found 'fp8', must be one of float32, bfloat16"),
+    ("precision.compute", "fp8", "config.precision.compute: found 'fp8', must be one of float32, bfloat16, float16"),
     ("mesh.tensor", 0, "config.mesh.tensor: found 0, must be above 0, or -1"),
     ("mesh.fsdp", -1, "config.mesh: found {'data': -1, 'fsdp': -1, 'tensor': 1}, at most one axis may be -1"),
     ("checkpoint.every", 0, "config.checkpoint.every: found 0, must be above 0"),

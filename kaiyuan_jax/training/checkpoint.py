@@ -5,6 +5,7 @@ A checkpoint is the folder `checkpoints/<step>` with these Orbax items, so that 
     parameters   the weights after `step` updates
     average      the running average of the weights, only where the run keeps one
     rest         step, optimizer state, random key
+    loss_scale   the dynamic loss scale and its counters, only where the run computes in float16
     progress     JSON: step, position (next row of the data), the plan it belongs to, sums since the last metrics line
 
 Orbax writes under a temporary name and renames when every item is on disk; a checkpoint is complete when it has its plain number as a name
@@ -64,7 +65,9 @@ class Checkpoints:
         """The state of a checkpoint; `abstract` holds ShapeDtypeStructs with the shardings wanted now, of any mesh."""
         folder = complete(self.folder / str(step))
         items = _read(folder, _items(abstract, _restore_args))
-        return TrainState(**items["rest"], params=items["parameters"], average=items.get("average", {}))
+        return TrainState(
+            **items["rest"], params=items["parameters"], average=items.get("average", {}), loss_scale=items.get("loss_scale", ())
+        )
 
     def wait(self) -> None:
         """Blocks until the write in flight is complete, then deletes what is older than the newest `keep`."""
@@ -156,6 +159,8 @@ def _items(state: TrainState, wrap) -> dict:
     }
     if jax.tree.leaves(state.average):
         items["average"] = wrap(state.average)
+    if state.loss_scale:
+        items["loss_scale"] = wrap(state.loss_scale)
     return items
 
 

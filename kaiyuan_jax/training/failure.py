@@ -23,9 +23,11 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
     facts = {"step": done, "objective": repr(float(measured["objective"])), "gradient_norm": repr(float(measured["gradient_norm"]))}
     write_text(file, json.dumps({**facts, "documents": found}, indent=1, ensure_ascii=False) + "\n")
     good = checkpoint.steps(folder / "checkpoints")
+    scaling = measured["loss_scale"]
     lines = [
         f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: "
         "loss, gradient or new weights are not finite; stopped, this update is thrown away",
+        *([_of_scale(scaling, measured)] if scaling else []),
         f"documents of its batch, highest loss first ({len(found)}, all in {file}):",
         *(
             f"  row {d['row']:<5d} loss {d['row_loss']:<9} {d['source']}  {d['document']}  score {d['score']:.4g}  pass {d['pass']}"
@@ -35,6 +37,14 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
         "the same command would meet the same batch; lower config.schedule.peak or lengthen the warm-up, in a new --config.output",
     ]
     return NonFiniteError("\n".join(lines))
+
+
+def _of_scale(scaling, measured: dict) -> str:
+    """Why dynamic loss scaling did not go on; `scaling` is the LossScale before this step."""
+    where = f"loss scale {scaling.scale:g} after {scaling.skipped} skipped steps, {scaling.nonfinite_loss} of them with a loss not finite"
+    if np.isfinite(measured["objective"]) and np.isfinite(measured["gradient_norm"]):
+        return f"{where}; here only the new weights are not finite, which no scale cures"
+    return f"{where}; a smaller one would be below config.precision.scale_floor: the overflow is not one of scaled gradients alone"
 
 
 def documents(plan, stores, step: int, loss_B: np.ndarray) -> list[dict]:

@@ -10,6 +10,7 @@ implies all the lines before it.
 
 import contextlib
 import dataclasses
+import math
 import signal
 import sys
 import threading
@@ -125,6 +126,7 @@ class _Run:
         self.folder = Path(experiment.folder)
         self.pending = None  # (step, metrics on the devices) not yet read
         self.seen = metrics.Seen(plan.sources, progress.get("seen"))
+        self.largest = metrics.Largest(progress.get("largest"))
         self.clock = metrics.Clock(progress.get("seconds", 0.0))
         self.main = jax.process_index() == 0
         self.log = metrics.Log(self.folder, begin, experiment.logging.tensorboard) if self.main else None
@@ -144,29 +146,36 @@ class _Run:
             self.checkpoints.wait()  # so that the last good checkpoint is on disk, and named
             raise failure.non_finite(done, measured, self.plan, self.stores, self.folder)
         rows = order.batch(self.plan, done - 1)
-        self.seen.add(rows, measured["loss_B"])
+        if not measured["skipped"]:
+            self.seen.add(rows, measured["loss_B"])
+        self.largest.add(measured["statistics"])
         self.bar.update()
         if self.main and (done % self.experiment.logging.every == 0 or done == self.plan.steps):
-            self._line(done, float(measured["gradient_norm"]), self.plan.phases[int(rows.phase[-1])].name)
+            self._line(done, measured, self.plan.phases[int(rows.phase[-1])].name)
 
-    def _line(self, done: int, gradient_norm: float, phase: str) -> None:
+    def _line(self, done: int, measured: dict, phase: str) -> None:
         seen, seconds = self.seen.take(), self.clock.lap()
         speed = (done - self.line_step) * self.plan.batch_size * self.plan.sequence_length / seconds
         self.line_step = done
         line = {
-            "loss": seen.pop("loss"),
+            **({"loss": seen.pop("loss")} if seen else {}),
             "learning_rate": float(self.schedule(done - 1)),
-            "gradient_norm": gradient_norm,
+            "gradient_norm": None if measured["skipped"] else float(measured["gradient_norm"]),
             "tokens_per_second": speed,
             **({"mfu": speed * self.flops_share} if self.flops_share else {}),
             "position": self.plan.skipped + done * self.plan.batch_size,
             "phase": phase,
             "seconds": self.clock.seconds,
             **seen,
+            **self.largest.take(),
         }
+        if scaling := measured["loss_scale"]:
+            line |= {"loss_scale": float(scaling.scale), "skipped": int(scaling.skipped), "nonfinite_loss": int(scaling.nonfinite_loss)}
         self.log.write(done, line)
-        self.last = line
-        self.bar.set_postfix_str(f"loss {line['loss']:.3f} lr {line['learning_rate']:.2e} {speed:,.0f} tokens/s", refresh=False)
+        self.last = {"loss": math.nan} | line
+        skipped = f" skipped {line['skipped']}" if line.get("skipped") else ""
+        said = f"loss {self.last['loss']:.3f} lr {line['learning_rate']:.2e} {speed:,.0f} tokens/s{skipped}"
+        self.bar.set_postfix_str(said, refresh=False)
 
     def heldout(self, done: int, evaluate, params) -> None:
         with self.clock.paused():
@@ -184,6 +193,7 @@ class _Run:
                 "position": self.plan.skipped + done * self.plan.batch_size,
                 "seconds": self.clock.seconds,
                 "seen": self.seen.state(),
+                "largest": self.largest.state(),
                 "order": data_order,
             }
             self.checkpoints.save(done, now, progress)

@@ -10,6 +10,16 @@ A training line at step `s` describes the state after `s` updates and averages o
     seconds                            training time of the whole run so far, resumed or not
     mixture/, pass/, quantile/<source> share of the rows, mean pass number (0 is the first), mean quality quantile of what was seen
 
+in float16 also (optimizers/loss_scale.py), the means above being over the updates that were made, and absent where there was none:
+
+    loss_scale                         factor of the objective at the next step
+    skipped, nonfinite_loss            updates skipped in the run so far; those of them whose loss already was not finite
+
+and where the step measures them (models/statistics.py; `config.logging.statistics`, or float16), largest since the last line:
+
+    largest/<tensor>                   absolute value over all layers; largest_by_layer/<tensor> is the list; null where not finite
+    headroom                           bits left below float16's largest number, the least over layers and tensors in the compute dtype
+
 Held-out lines carry `heldout/<source>` and `heldout/mean`. Sums since the last line are part of every checkpoint and lines beyond the
 checkpoint are cut when a run resumes, so the lines of a killed and resumed run are those of an uninterrupted one.
 """
@@ -23,6 +33,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from kaiyuan_jax.models import statistics
 
 
 class Seen:
@@ -43,8 +55,10 @@ class Seen:
         return {"by_source": self._sums.tolist()}
 
     def take(self) -> dict[str, float]:
-        """The line's values; starts again from zero."""
+        """The line's values, none where no batch was counted; starts again from zero."""
         rows, sums = self._sums[:, 0], self._sums
+        if not rows.any():
+            return {}
         line = {"loss": sums[:, 1].sum() / rows.sum()}
         for i, source in enumerate(self.sources):
             line[f"mixture/{source}"] = rows[i] / rows.sum()
@@ -52,6 +66,35 @@ class Seen:
                 line |= {f"{name}/{source}": sums[i, column] / rows[i] for column, name in ((1, "loss"), (2, "pass"), (3, "quantile"))}
         self._sums = np.zeros_like(self._sums)
         return {key: float(value) for key, value in line.items()}
+
+
+class Largest:
+    """Largest absolute values by tensor and layer over the steps since the last metrics line."""
+
+    def __init__(self, values: dict[str, list] | None = None):
+        self._values = {name: np.array([np.inf if v is None else v for v in by_layer]) for name, by_layer in (values or {}).items()}
+
+    def add(self, measured: dict[str, np.ndarray]) -> None:
+        """Takes one step's values, [N] or []; what is not a number counts as infinite."""
+        for name, value in measured.items():
+            value = np.nan_to_num(np.atleast_1d(np.asarray(value, np.float64)), nan=np.inf, posinf=np.inf)
+            self._values[name] = np.maximum(self._values.get(name, 0.0), value)
+
+    def state(self) -> dict[str, list]:
+        """JSON-able, with null for infinity; give it back as `values`."""
+        return {name: [float(f"{v:.5g}") if math.isfinite(v) else None for v in by_layer] for name, by_layer in self._values.items()}
+
+    def take(self) -> dict:
+        """The line's values, none where nothing was measured; starts again from nothing."""
+        if not self._values:
+            return {}
+        line: dict = {"headroom": statistics.headroom(self._values)}
+        for name, by_layer in self.state().items():
+            line[f"largest/{name}"] = None if None in by_layer else max(by_layer)
+            if len(by_layer) > 1:
+                line[f"largest_by_layer/{name}"] = by_layer
+        self._values = {}
+        return line
 
 
 class Clock:

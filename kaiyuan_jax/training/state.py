@@ -14,17 +14,19 @@ import optax
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.models import decoder
+from kaiyuan_jax.optimizers import loss_scale
 from kaiyuan_jax.sharding import rules
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    step: Any  # int32 [], updates done
+    step: Any  # int32 [], batches read; the optimizer counts the updates made, fewer where float16 skipped some
     params: Any  # nested dict of arrays, in config.precision.parameters
     opt_state: Any  # of the optax transformation
     key: Any  # uint32 key data of the run's random numbers; fold in the step to use it
     average: Any  # running float32 average of params, or {} where config.averaging.online_decay is 0
+    loss_scale: Any = ()  # optimizers.loss_scale.LossScale, or () where config.precision.compute is not float16
 
 
 def _create(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
@@ -36,6 +38,7 @@ def _create(experiment: Experiment, optimizer: optax.GradientTransformation) -> 
         opt_state=optimizer.init(params),
         key=jax.random.key_data(run_key),
         average=online.init(params) if experiment.averaging.online_decay else {},
+        loss_scale=loss_scale.init(experiment.precision),
     )
 
 

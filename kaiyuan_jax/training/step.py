@@ -7,10 +7,13 @@ equals that of the whole batch to rounding. Micro-batch a of A takes rows a, a +
 nothing moves.
 
 The loss of every row is returned, so that the host, which knows where each row came from, counts loss by source. A step whose loss,
-gradient or new weights are not finite leaves the state as it was and says so in `finite`.
+gradient or new weights are not finite leaves the state as it was and says so in `finite`. In float16 the objective is scaled, the float32
+gradient unscaled before its norm is taken, and a gradient that is not finite is a skipped step (optimizers/loss_scale.py): weights,
+moments, average and the optimizer's count stay, the scale shrinks, and the run goes on to its next batch.
 
-The rates of the whole run are an argument, rates_T: the float32 numbers that the host computed, looked up at the optimizer's count. So a
-rate has the same bits whatever kind of schedule it is from, and runs that differ in the schedule alone share one compiled program.
+The rates of the whole run are an argument, rates_T: the float32 numbers that the host computed, looked up at the step, which is how many
+batches were read. So a rate has the same bits whatever kind of schedule it is from, runs that differ in the schedule alone share one
+compiled program, and a skipped step loses its update but moves neither the data nor the schedule against one another.
 """
 
 from collections.abc import Callable
@@ -24,7 +27,7 @@ from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models import decoder, loss
-from kaiyuan_jax.optimizers import adamw
+from kaiyuan_jax.optimizers import adamw, loss_scale
 from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training.state import TrainState
 
@@ -32,59 +35,92 @@ BATCH_KEYS = ("inputs_BL", "targets_BL", "segments_BL", "positions_BL")
 
 
 def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
-    """`(params, batch) -> (objective, loss_B), gradient`, all float32 but the gradient, which has the dtype of the parameters."""
+    """`(params, batch, scale) -> (scaled objective, (objective, loss_B, statistics)), scaled gradient`.
+
+    All float32 but the gradient, which has the dtype of the parameters. `scale` is a number or float32 []: cotangents are the objective's
+    times it. `statistics` is empty unless `measures(experiment)`, else models/statistics.py's values, [N] by layer, [] for logits.
+    """
     z_loss, accumulation = experiment.optimizer.z_loss, experiment.optimizer.accumulation
 
-    def objective(params, batch):
-        loss_BL, logsumexp_BL = loss.token_losses(decoder.merge(graphdef, params), batch, place)
-        return loss_BL.mean() + z_loss * jnp.square(logsumexp_BL).mean(), loss_BL.mean(axis=1)
+    def objective(params, batch, scale):
+        statistics = {} if measures(experiment) else None
+        loss_BL, logsumexp_BL = loss.token_losses(decoder.merge(graphdef, params), batch, place, statistics)
+        value = loss_BL.mean() + z_loss * jnp.square(logsumexp_BL).mean()
+        return scale * value, (value, loss_BL.mean(axis=1), statistics or {})
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
     if accumulation == 1:
         return differentiate
 
-    def accumulated(params, batch):
+    def accumulated(params, batch, scale):
         micro = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part):
             # the batch axis of each micro-batch stays where the whole batch had it
             part = jax.tree.map(lambda x: place.constrain(x, "B" + "L" * (x.ndim - 1)), part)
-            (value, loss_B), gradient = differentiate(params, part)
-            return jax.tree.map(lambda t, g: t + g.astype(jnp.float32) / accumulation, total, gradient), (value, loss_B)
+            (_, measured), gradient = differentiate(params, part, scale)
+            return jax.tree.map(lambda t, g: t + g.astype(jnp.float32) / accumulation, total, gradient), measured
 
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
-        total, (values, loss_AB) = jax.lax.scan(add, zero, micro)
+        total, (values, loss_AB, statistics) = jax.lax.scan(add, zero, micro)
         gradient = jax.tree.map(lambda t, leaf: t.astype(leaf.dtype), total, params)
-        return (values.mean(), loss_AB.T.reshape(-1)), gradient
+        largest = jax.tree.map(lambda value: value.max(axis=0), statistics)
+        return (values.mean() * scale, (values.mean(), loss_AB.T.reshape(-1), largest)), gradient
 
     return accumulated
+
+
+def measures(experiment: Experiment) -> bool:
+    """Whether the step also returns the largest values inside the layers."""
+    return experiment.logging.statistics or experiment.precision.compute == "float16"
 
 
 def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) -> Callable:
     """The jitted `(state, batch, rates_T) -> (state, metrics)`; the state given is consumed.
 
     `batch` is a dict of int32 arrays [B, L] sharded by rows: inputs_BL, targets_BL, segments_BL, positions_BL. `rates_T` float32 [T] holds
-    the learning rate of every update; later ones have the last. Metrics are replicated:
-    loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping) and finite (bool).
+    the learning rate of every step; later ones have the last. Metrics are replicated:
+    loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping), finite and skipped (bool: the run can go
+    on; it does so without this update), statistics (see `gradients`), loss_scale (the LossScale after the step, or ()).
     """
     differentiate = gradients(experiment, graphdef, rules.placement(mesh, experiment.kernels))
-    decay = experiment.averaging.online_decay
+    decay, precision = experiment.averaging.online_decay, experiment.precision
 
     def step(state: TrainState, batch: dict, rates_T: jax.Array) -> tuple[TrainState, dict]:
-        optimizer = adamw.build(experiment.optimizer, lambda count: rates_T.at[count].get(mode="clip"))
-        (objective, loss_B), gradient = differentiate(state.params, batch)
+        optimizer = adamw.build(experiment.optimizer, lambda count: rates_T.at[state.step].get(mode="clip"))
+        scale = state.loss_scale.scale if state.loss_scale else 1.0
+        (_, (objective, loss_B, statistics)), gradient = differentiate(state.params, batch, scale)
+        if state.loss_scale:
+            gradient = jax.tree.map(lambda leaf: leaf / scale, gradient)
         norm = optax.tree.norm(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = online.update(state.average, params, decay, state.step) if decay else state.average
-        finite = jnp.isfinite(objective) & jnp.isfinite(norm)
+        average = online.update(state.average, params, decay, adamw.updates_done(state.opt_state)) if decay else state.average
+        usable = jnp.isfinite(objective) & jnp.isfinite(norm)
+        good = usable
         for leaf in jax.tree.leaves(params):
-            finite &= jnp.isfinite(leaf).all()
-        new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key, average=average)
-        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        return new, {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite}
+            good &= jnp.isfinite(leaf).all()
+        finite, scaling = good, state.loss_scale
+        if scaling:
+            scaling = loss_scale.update(scaling, usable, jnp.isfinite(objective), precision)
+            finite |= ~usable & ~loss_scale.exhausted(scaling, precision)
+        new = TrainState(
+            step=state.step + finite,
+            params=_if(good, params, state.params),
+            opt_state=_if(good, opt_state, state.opt_state),
+            key=state.key,
+            average=_if(good, average, state.average),
+            loss_scale=_if(finite, scaling, state.loss_scale),
+        )
+        measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "skipped": finite & ~good}
+        return new, measured | {"statistics": statistics, "loss_scale": scaling}
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     rows = {key: rules.batch_sharding(mesh, 2) for key in BATCH_KEYS}
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows, everywhere), out_shardings=(shardings, everywhere))
+
+
+def _if(condition, after, before):
+    """The one tree or the other, of the same structure."""
+    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), after, before)
