@@ -111,6 +111,22 @@ class _Worker:
             return pickle.dumps((RuntimeError(f"{error}\n{traceback.format_exc()}"), None))
 
 
+_STARTS = 3  # Ray gives a node of this machine a fixed half minute to start, which a busy machine may miss
+
+
+def _init_ray(ray, address: str, workers: int) -> None:
+    """Joins a cluster, or starts one on this machine, again where it was too slow to start."""
+    local = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
+    for left in reversed(range(1 if address else _STARTS)):
+        try:
+            ray.init(address=address or None, logging_level="ERROR", log_to_driver=False, **local)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+
+
 def start(name: str = "native", *, workers: int = 0, memory: int = 4 << 30, address: str = "") -> Engine:
     """Starts the engine of this process; 0 workers: one a core, or what the Ray cluster has.
 
@@ -137,8 +153,7 @@ def start(name: str = "native", *, workers: int = 0, memory: int = 4 << 30, addr
             if host and port.isdigit():  # Ray itself would knock for half a minute
                 socket.create_connection((host, int(port)), timeout=5).close()
             if not ray.is_initialized():
-                local = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
-                ray.init(address=address or None, logging_level="ERROR", log_to_driver=False, **local)
+                _init_ray(ray, address, workers)
         except Exception as error:  # a dozen kinds, from refused connections to version mismatches
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineError(f"--ray_address={address}: no Ray cluster answered ({reason[0][:200]}); start one, or leave it empty to "
