@@ -1,0 +1,54 @@
+"""The tiny models on which our decoder is held against transformers: python tests/parity/cases.py FOLDER
+
+Writes FOLDER/<case>/: a random model of ours exported as a user would export it, and inputs.safetensors with the tokens to compute on.
+Random, but lively: matrices far larger than at initialisation, gains between 0.3 and 1.7, so that every part shows in the output.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from kaiyuan_jax import config
+from kaiyuan_jax.models.hf import configs, layout, read, safetensors_files, write
+
+SHAPE = dict(layers=2, width=40, feedforward=24, heads=4, kv_heads=2, head_size=8, vocabulary=64)  # sqrt(40) is no power of two
+QWEN3 = dict(sandwich_norm=False, logit_softcap=0.0, rope_base=1e6)
+CASES = {
+    "qwen3_untied": config.Model(**SHAPE, **QWEN3),
+    "qwen3_tied": config.Model(**SHAPE, **QWEN3, tied=True),
+    "kaiyuan": config.Model(**SHAPE),
+    "kaiyuan_tied_window": config.Model(**SHAPE, tied=True, window=6, logit_softcap=4.0),
+}
+ROWS, LENGTH, PROMPT = 2, 24, 8
+
+
+def leaves(model: config.Model, seed: int) -> dict[str, np.ndarray]:
+    """Random parameters by path, float32."""
+    random, size = np.random.default_rng(seed), layout.sizes(model)
+    made = {}
+    for path in sorted(write.leaf_paths(model)):
+        shape = layout.leaf_shape(path, size)
+        values = random.uniform(0.3, 1.7, shape) if "norm" in path else 0.25 * random.standard_normal(shape)
+        made[path] = values.astype(np.float32)
+    return made
+
+
+def main(target: pathlib.Path) -> None:
+    for seed, (name, model) in enumerate(CASES.items()):
+        folder, form = target / name, configs.choose(model, "auto")
+        folder.mkdir(parents=True, exist_ok=True)
+        made = leaves(model, seed)
+        write.write(folder, model, form, made, made.__getitem__, dtype="float32", shard_bytes=1 << 30)
+        facts = write.config_json(model, form, "float32", PROMPT + 64, None)
+        (folder / "config.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        random = np.random.default_rng(100 + seed)
+        inputs = {"tokens_BL": (ROWS, LENGTH), "prompt_BL": (ROWS, PROMPT)}
+        arrays = {key: random.integers(model.vocabulary, size=shape, dtype=np.int32) for key, shape in inputs.items()}
+        safetensors_files.write(folder / "inputs", arrays, {})
+        print(f"{folder}: {form}, {sum(leaf.size for leaf in read.load(folder).params['layers']['feedforward'].values()):,} feed-forward weights")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
