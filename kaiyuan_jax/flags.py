@@ -11,7 +11,6 @@ import sys
 import typing
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from kaiyuan_jax.config import ConfigError, Experiment, UserError, unknown_field
 from kaiyuan_jax.config_check import check
@@ -19,6 +18,8 @@ from kaiyuan_jax.config_check import check
 
 def define_config() -> flags.FlagHolder[Experiment]:
     """Declares `--config`; `checked` gives its value with the overrides applied."""
+    from ml_collections import config_flags  # tools that take no experiment run without it
+
     return config_flags.DEFINE_config_file("config", help_string="Experiment file, such as configs/quickstart.py[:variant].")
 
 

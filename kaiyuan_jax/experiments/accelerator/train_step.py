@@ -1,0 +1,152 @@
+"""The project's own training step on random tokens: tokens/s, utilisation, memory, at the largest batch that fits.
+
+Memory of a step grows by the same amount with every row, so two quick compilations (without tuning) say how many rows fit; the chosen
+batch is then compiled in earnest and its bytes are looked at before it runs. The state is that of training: float32 weights and moments.
+"""
+
+import functools
+import time
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kaiyuan_jax import config
+from kaiyuan_jax.experiments.accelerator import shapes, timing
+from kaiyuan_jax.experiments.accelerator.child import Job
+from kaiyuan_jax.models import decoder
+from kaiyuan_jax.optimizers import adamw
+from kaiyuan_jax.sharding import rules
+from kaiyuan_jax.sharding.mesh import make_mesh
+from kaiyuan_jax.training import state, step
+
+LENGTH = 4096
+BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # rows that are tried
+ROOM = 0.97  # share of the device's memory that a program may fill
+# Two ways to spend memory: keep every matrix product's result and recompute norms, rotations and SwiGLU's product, or keep a layer's input.
+POLICIES = {
+    "products": dict(remat="names", remat_names=("query", "key", "value", "attention_out", "feedforward_in", "gate", "up")),
+    "full": dict(remat="full"),
+    "none": dict(remat="none"),
+}
+VARIANTS = {
+    "bfloat16": [("2b", "bfloat16", False, "products"), ("2b", "bfloat16", False, "full"), ("2b", "bfloat16", False, "none")],
+    "float16": [("2b", "float16", False, "products"), ("2b", "float16", False, "full")],
+    "plain": [("2b", "bfloat16", True, "products"), ("2b", "bfloat16", True, "none")],
+    "proxies": [("0.5b", "bfloat16", False, "products"), ("0.1b", "bfloat16", False, "products")],
+}
+
+
+def measure(job: Job, variants: str) -> None:
+    for size, compute, plain, policy in VARIANTS[variants]:
+        shape = shapes.model("tiny" if job.tiny else size, plain=plain, **POLICIES[policy])
+        work = functools.partial(_measure, job, shape, compute, policy)
+        job.attempt(work, needs=2 if job.tiny else 20, model=size, shape="Qwen3" if plain else "Kaiyuan", compute=compute, remat=policy)
+
+
+def experiment(shape: config.Model, compute: str, batch: int, length: int) -> config.Experiment:
+    return config.Experiment(
+        model=shape,
+        data=config.Data(sequence_length=length, batch_size=batch),
+        precision=config.Precision(compute=compute),
+        mesh=config.Mesh(data=1, fsdp=1, tensor=1),
+    )
+
+
+class Program:
+    """One configuration: its abstract state and its step, compiled for one device."""
+
+    def __init__(self, described: config.Experiment, device, quick: bool = False):
+        self.experiment, self.mesh = described, make_mesh(described.mesh, [device])
+        self.optimizer = adamw.build(described.optimizer, optax.constant_schedule(0.0))
+        self.abstract = state.abstract(described, self.optimizer, self.mesh)
+        graphdef, _ = decoder.abstract(described.model, described.precision)
+        rows = jax.ShapeDtypeStruct(
+            (described.data.batch_size, described.data.sequence_length), jnp.int32, sharding=rules.batch_sharding(self.mesh, 2)
+        )
+        rates = jax.ShapeDtypeStruct((4,), jnp.float32)
+        begin = time.perf_counter()
+        lowered = step.build(described, graphdef, self.mesh, self.abstract).lower(
+            self.abstract, dict.fromkeys(step.BATCH_KEYS, rows), rates
+        )
+        # sizes do not depend on which of several equal kernels is the fastest
+        self.update = lowered.compile({"xla_gpu_autotune_level": 0} if quick and device.platform == "gpu" else None)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def bytes(self) -> float:
+        return (timing.compiled_bytes(self.update)["total_gib"] or 0.0) * 2**30
+
+    def state(self):
+        return state.create(self.experiment, self.optimizer, self.mesh)
+
+    def batch(self) -> dict:
+        """Random tokens, every row one document."""
+        B, L = self.experiment.data.batch_size, self.experiment.data.sequence_length
+        tokens = np.random.default_rng(0).integers(0, self.experiment.model.vocabulary, (B, L + 1), np.int32)
+        arrays = (tokens[:, :-1], tokens[:, 1:], np.zeros((B, L), np.int32), np.tile(np.arange(L, dtype=np.int32), (B, 1)))
+        return {key: jax.device_put(array, rules.batch_sharding(self.mesh, 2)) for key, array in zip(step.BATCH_KEYS, arrays, strict=True)}
+
+
+def largest(first: tuple[int, float], second: tuple[int, float], limit: float, candidates: Iterable[int]) -> int:
+    """The largest candidate whose bytes stay within `limit`, on the line through two (rows, bytes); the smallest when none does."""
+    slope = max((second[1] - first[1]) / (second[0] - first[0]), 0.0)
+    fits = [rows for rows in candidates if first[1] + slope * (rows - first[0]) <= limit]
+    return max(fits, default=min(candidates))
+
+
+def fitting(shape: config.Model, compute: str, length: int, device, limit: float) -> Program:
+    """The program of the largest batch that fits `limit` bytes, compiled. Raises MemoryError when not even the smallest does."""
+    probes = [(rows, Program(experiment(shape, compute, rows, length), device, quick=True).bytes()) for rows in (2, 4)]
+    rows = largest(*probes, limit, BATCHES)
+    while True:
+        program = Program(experiment(shape, compute, rows, length), device)
+        if program.bytes() <= limit:
+            return program
+        smaller = [candidate for candidate in BATCHES if candidate < rows]
+        if not smaller:
+            raise MemoryError(f"one row needs {program.bytes() / 2**30:.1f} GiB, the device has {limit / 2**30:.1f}")
+        rows = smaller[-1]
+
+
+def _measure(job: Job, shape: config.Model, compute: str, policy: str) -> dict:
+    device = jax.devices()[0]
+    length = 64 if job.tiny else LENGTH
+    limit = ROOM * (device.memory_stats() or {}).get("bytes_limit", 0)
+    program = fitting(shape, compute, length, device, limit) if limit else Program(experiment(shape, compute, 2, length), device)
+    seconds, objectives = timed(program, longest=min(12.0, 0.3 * job.left()))
+    tokens = program.experiment.data.batch_size * length / seconds
+    return {
+        "batch": program.experiment.data.batch_size,
+        "tokens_per_second": tokens,
+        **shapes.utilisation(shape, length, tokens, device.device_kind, full_remat=policy == "full"),
+        "ms": seconds * 1e3,
+        "compiled_gib": program.bytes() / 2**30,
+        "peak_gib": (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30 or None,
+        "compile_seconds": program.compile_seconds,
+        "objective": objectives[0],
+        "objective_last": objectives[-1],
+    }
+
+
+def timed(program: Program, longest: float) -> tuple[float, list[float]]:
+    """Median seconds of a step in rounds of three, and the objective of every step; the first two are not timed."""
+    now, batch, rates = program.state(), program.batch(), jnp.full((4,), 1e-4, jnp.float32)
+    metrics = []
+    for _ in range(2):
+        now, measured = program.update(now, batch, rates)
+        metrics.append(measured)
+    jax.block_until_ready(now)
+    rounds, begin = [], time.perf_counter()
+    while len(rounds) < 5 and (not rounds or time.perf_counter() - begin + 3 * rounds[-1] < longest):
+        start = time.perf_counter()
+        for _ in range(3):
+            now, measured = program.update(now, batch, rates)
+            metrics.append(measured)
+        jax.block_until_ready(now)
+        rounds.append((time.perf_counter() - start) / 3)
+    objectives = [float(measured["objective"]) for measured in metrics]
+    if not all(bool(measured["finite"]) for measured in metrics):
+        raise FloatingPointError(f"a step was not finite; objectives {objectives}")
+    return float(np.median(rounds)), objectives
