@@ -112,6 +112,8 @@ def _dq_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, sp
             dscore = weights * (dweights - tiles.along(delta, shape, 0))
             dscore = dscore if slope is None else dscore * slope
             plgpu.wgmma(dq_sum, dscore.astype(q_ref.dtype), k_ring.at[slot])
+            if segments_ref is not None:
+                plgpu.commit_smem()  # segments were read as ordinary memory, and TMA will write there next
             plgpu.wgmma_wait(0)
             plgpu.barrier_arrive(free.at[slot])
 
@@ -214,6 +216,7 @@ def _dkv_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, s
             dscore = weights * (dweights - tiles.along(tiles.columns(delta_ring.at[slot]), shape, 1))
             dscore = dscore if slope is None else dscore * slope
             plgpu.wgmma(dk_sum, dscore.astype(q_ref.dtype), q_ring.at[slot])
+            plgpu.commit_smem()  # lse and delta were read as ordinary memory, and TMA will write there next
             plgpu.wgmma_wait(0)
             plgpu.barrier_arrive(free.at[slot])
 

@@ -99,6 +99,8 @@ def _kernel(q_ref, k_ref, v_ref, segments_ref, spans_ref, o_ref, lse_ref, *scrat
             total = total * shrink + weights.sum(axis=1)
             plgpu.barrier_wait(v_full.at[slot])
             part = tiles.matmul(weights.astype(q_ref.dtype), v_ring.at[slot], (ROWS, C))
+            if segments_ref is not None:
+                plgpu.commit_smem()  # segments were read as ordinary memory, and TMA will write there next
             plgpu.barrier_arrive(free.at[slot])
             return o * tiles.along(shrink, (ROWS, C), 0) + part, new_peak, total
 
