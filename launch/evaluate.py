@@ -4,8 +4,6 @@ A run stands for its newest checkpoint. Held-out loss, bits per byte, next-passa
 runs/x/evaluation/<model>.json. Models of one shape share their compiled programs, so several are best evaluated in one call.
 """
 
-import pathlib
-
 from absl import flags
 
 from kaiyuan_jax import config
@@ -18,9 +16,9 @@ def main(argv):
     from kaiyuan_jax.data.store import fingerprint
     from kaiyuan_jax.evaluation import heldout, suite
     from kaiyuan_jax.models import decoder
-    from kaiyuan_jax.training import checkpoint
+    from kaiyuan_jax.training import checkpoint, trained
 
-    models = [find(pathlib.Path(path)) for path in MODEL.value]
+    models = [trained.find("--model", path) for path in MODEL.value]
     for folder, path in models:
         experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
         trained_with = fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -32,23 +30,6 @@ def main(argv):
         written = suite.write(folder / "evaluation", evaluation)
         print(describe(evaluation.result))
         print(f"written: {written}\n", flush=True)
-
-
-def find(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """(run folder, folder of the parameters) of one entry of --model. Raises UserError naming what there is."""
-    from kaiyuan_jax.training import checkpoint
-
-    folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
-    if not ((folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()):
-        raise config.UserError(
-            f"--model: found {path}, must be a run (a folder that launch/train.py made), or checkpoints/STEP or averages/NAME inside one"
-        )
-    if path != folder:
-        return folder, checkpoint.complete(path)
-    steps = checkpoint.steps(folder / "checkpoints")
-    if not steps:
-        raise config.UserError(f"--model: {folder / 'checkpoints'} holds no complete checkpoint; train first (launch/train.py)")
-    return folder, checkpoint.complete(folder / "checkpoints" / str(steps[-1]))
 
 
 def describe(result: dict) -> str:

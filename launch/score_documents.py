@@ -40,9 +40,10 @@ def main(argv):
     from kaiyuan_jax.data.prepare import read
     from kaiyuan_jax.data.prepare.tally import Tally
     from kaiyuan_jax.evaluation import score_file
+    from kaiyuan_jax.training import trained
 
     inputs, _ = read.find(INPUT.value)
-    models = {"loss": locate("--model", MODEL.value)} | ({"minus": locate("--minus", MINUS.value)} if MINUS.value else {})
+    models = {"loss": trained.find("--model", MODEL.value)} | ({"minus": trained.find("--minus", MINUS.value)} if MINUS.value else {})
     scorers = {name: load(*model) for name, model in models.items()}
     settings = {name: [str(path.absolute()), path.stat().st_mtime_ns] for name, (_, path) in models.items()}
     settings |= {"most_tokens": MOST_TOKENS.value, "end": END.value}
@@ -52,24 +53,6 @@ def main(argv):
         print(f"{lost:,} rows read now gave no text (--text_field={TEXT_FIELD.value})")
     print(describe(table))
     print(f"written: {OUTPUT.value}")
-
-
-def locate(flag: str, item: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """(run folder, folder of the parameters); raises UserError naming what there is."""
-    path = pathlib.Path(item)
-    folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
-    if not ((folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()):
-        raise config.UserError(
-            f"{flag}={item}: must be a run (a folder that launch/train.py made), or checkpoints/STEP or averages/NAME inside one"
-        )
-    from kaiyuan_jax.training import checkpoint
-
-    if path != folder:
-        return folder, checkpoint.complete(path)
-    steps = checkpoint.steps(folder / "checkpoints")
-    if not steps:
-        raise config.UserError(f"{flag}={item}: holds no complete checkpoint; train first (launch/train.py)")
-    return folder, checkpoint.complete(folder / "checkpoints" / str(steps[-1]))
 
 
 def load(folder: pathlib.Path, path: pathlib.Path):

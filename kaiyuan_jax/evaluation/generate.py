@@ -47,6 +47,8 @@ def generate(
     """
     if not prompts or new_tokens <= 0:
         return [[] for _ in prompts]
+    if new_tokens >= window:
+        raise UserError(f"{new_tokens} new tokens do not fit the {window} that the model reads, prompt among them; at most {window - 1} do")
     for row, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= window - new_tokens:
             raise UserError(

@@ -98,7 +98,8 @@ def _samples(graphdef, params, experiment, stores, tokenizer) -> list[dict]:
     """Continuations of held-out documents, with what the documents go on to say."""
     settings = experiment.evaluation
     window = experiment.data.sequence_length
-    shown, wanted = min(settings.context, window), settings.sample_tokens
+    wanted = min(settings.sample_tokens, window // 2)  # with its prompt a sample fits what the model reads
+    shown = min(settings.context, window - wanted)
     prompts, facts = [], []
     for source, store in stores.items():
         offsets, lengths = store.documents.offset, store.documents.length

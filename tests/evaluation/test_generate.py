@@ -17,6 +17,7 @@ from kaiyuan_jax.sharding.mesh import make_mesh
 
 SIZE = 12
 OPTIONS = dict(new_tokens=8, window=24, eod=0, vocabulary=SIZE, seed=0)
+DRAWN = OPTIONS | dict(eod=-1, temperature=1.0, top_p=0.8)
 PROMPTS = [[1, 2], [3, 4, 5], [7], [2, 2, 9, 11, 4]]
 
 
@@ -27,6 +28,11 @@ def counting(bigram_model):
     for token in range(SIZE):
         logits[token, 0 if token == 9 else (token + 1) % SIZE] = 6.0
     return bigram_model(logits)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def pick(logits_BV, keys_B, vocabulary, temperature, top_p):
+    return draw(logits_BV, keys_B, vocabulary=vocabulary, temperature=temperature, top_p=top_p)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -41,7 +47,10 @@ def test_greedy_text_follows_the_likeliest_token_and_ends_before_the_end_of_docu
     assert texts == [[2, 3, 4, 5, 6, 7, 8, 9], [7, 8, 9], [], [2, 3, 4, 5, 6, 7, 8, 9]]
 
 
-@pytest.mark.parametrize("shape", [dict(), dict(kv_heads=2, window=5, attention_softcap=3.0), dict(tied=True, sandwich_norm=False)], ids=str)
+SHAPES = [dict(kv_heads=2, window=5, attention_softcap=3.0), dict(tied=True, sandwich_norm=False, kv_heads=1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_64_greedy_tokens_are_those_of_reading_the_whole_text_for_each(small_experiment, untrained_model, shape):
     graphdef, params = untrained_model(small_experiment(SIZE, layers=2, **shape))
     texts = generate(graphdef, params, PROMPTS, temperature=0.0, **OPTIONS | dict(window=80, new_tokens=64, eod=-1))
@@ -56,35 +65,44 @@ def test_64_greedy_tokens_are_those_of_reading_the_whole_text_for_each(small_exp
     assert len(set(map(tuple, texts))) > 1
 
 
-def test_a_text_is_the_same_alone_in_company_and_in_small_batches(small_experiment, untrained_model):
-    model = untrained_model(small_experiment(SIZE))
-    options = OPTIONS | dict(eod=-1, temperature=1.0, top_p=0.8)
-    together = generate(*model, PROMPTS, **options)
-    assert together == generate(*model, PROMPTS, **options)
-    assert together == generate(*model, PROMPTS, batch_size=3, **options)
-    assert together[:1] == generate(*model, PROMPTS[:1], **options)
-    assert together[:3] == generate(*model, [*PROMPTS[:3], [1, 1, 1]], **options)[:3]
+def test_a_text_is_the_same_alone_and_in_company(small_experiment, untrained_model):
+    model = untrained_model(small_experiment(SIZE, kv_heads=2))
+    together = generate(*model, PROMPTS, **DRAWN)
+    assert together == generate(*model, PROMPTS, **DRAWN)
+    assert together == generate(*model, PROMPTS, **DRAWN, batch_size=1)
+    assert together[:3] == generate(*model, [*PROMPTS[:3], [1, 1, 1]], **DRAWN)[:3]
+    assert together[:2] == generate(*model, PROMPTS[:2], **DRAWN, batch_size=1)
     assert [len(text) for text in together] == [8] * 4
+    assert together != generate(*model, PROMPTS, **DRAWN | dict(seed=1))
 
 
-def test_draws_repeat_with_the_seed_and_follow_the_temperature(bigram_model):
-    logits = np.tile(np.log([0.5, 0.3, 0.2]), (3, 1))
-    model = bigram_model(logits)
-    options = dict(new_tokens=1, window=2, eod=-1, vocabulary=3, batch_size=2000)
-    prompts = [[0]] * 2000
-    drawn = np.array(generate(*model, prompts, temperature=1.0, seed=0, **options))[:, 0]
-    assert np.allclose(np.bincount(drawn, minlength=3) / 2000, [0.5, 0.3, 0.2], atol=0.05)
-    cold = np.array(generate(*model, prompts, temperature=0.5, seed=0, **options))[:, 0]
-    squares = np.array([0.5, 0.3, 0.2]) ** 2
-    assert np.allclose(np.bincount(cold, minlength=3) / 2000, squares / squares.sum(), atol=0.05)
-    likely = np.array(generate(*model, prompts, temperature=1.0, top_p=0.6, seed=0, **options))[:, 0]
-    assert np.allclose(np.bincount(likely, minlength=3) / 2000, [0.5 / 0.8, 0.3 / 0.8, 0.0], atol=0.05)
-    assert np.array_equal(drawn, np.array(generate(*model, prompts, temperature=1.0, seed=0, **options))[:, 0])
-    assert not np.array_equal(drawn, np.array(generate(*model, prompts, temperature=1.0, seed=1, **options))[:, 0])
+def test_cut_over_devices_the_texts_are_the_same(small_experiment, untrained_model):
+    graphdef, params = untrained_model(small_experiment(SIZE, kv_heads=2))
+    mesh = make_mesh(config.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    cut = jax.device_put(params, rules.shardings(params, mesh))
+    assert generate(graphdef, cut, PROMPTS, place=rules.placement(mesh), **DRAWN) == generate(graphdef, params, PROMPTS, **DRAWN)
 
 
-def test_the_contract_of_keys_holds(bigram_model):
-    """Row i draws token t from key (seed, i, t)."""
+def test_the_last_batch_is_filled_up_and_gives_no_more_texts_than_asked_for(counting):
+    texts = generate(*counting, [[3], [7], [5]], batch_size=2, temperature=0.0, **OPTIONS)
+    assert texts == [[4, 5, 6, 7, 8, 9], [8, 9], [6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "want"),
+    [(1.0, 1.0, [0.5, 0.3, 0.2]), (0.5, 1.0, [25 / 38, 9 / 38, 4 / 38]), (1.0, 0.6, [5 / 8, 3 / 8, 0]), (1.0, 0.4, [1, 0, 0])],
+)
+def test_draws_follow_the_temperature_and_the_nucleus(temperature, top_p, want):
+    logits_BV = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.2, 9.0])), (2000, 1))  # the tokenizer does not have the last
+    drawn = pick(logits_BV, jax.random.split(jax.random.key(0), 2000), 3, temperature, top_p)
+    assert np.allclose(np.bincount(drawn, minlength=4) / 2000, [*want, 0.0], atol=0.04)
+
+
+def test_the_likeliest_id_that_the_tokenizer_has_is_taken_at_temperature_0():
+    assert pick(jnp.array([[1.0, 3.0, 2.0, 9.0]]), jax.random.split(jax.random.key(0), 1), 3, 0.0, 1.0).tolist() == [1]
+
+
+def test_row_i_draws_token_t_from_key_seed_i_t(bigram_model):
     logits = np.random.default_rng(0).normal(size=(SIZE, SIZE))
     texts = generate(*bigram_model(logits), [[3], [3]], temperature=1.0, **OPTIONS | dict(seed=5, eod=-1))
     for row, text in enumerate(texts):
@@ -96,7 +114,7 @@ def test_the_contract_of_keys_holds(bigram_model):
 @settings(max_examples=60, deadline=None)
 @given(logits=arrays.arrays(np.float32, (2, 9), elements=st.floats(-8, 8, width=16)), top_p=st.floats(0.01, 0.99))
 def test_the_nucleus_is_the_smallest_set_that_has_the_mass(logits, top_p):
-    chosen = np.asarray(nucleus(jnp.asarray(logits), top_p))
+    chosen = np.asarray(jax.jit(nucleus)(jnp.asarray(logits), top_p))
     exact = np.exp(logits.astype(np.float64))
     exact /= exact.sum(axis=-1, keepdims=True)
     for kept, mass in zip(chosen, exact, strict=True):
@@ -109,25 +127,15 @@ def test_of_equally_likely_ids_the_nucleus_takes_as_many_as_it_needs():
     assert np.asarray(nucleus(jnp.zeros((1, 8)), 0.5)).tolist() == [[True] * 4 + [False] * 4]
 
 
-def test_ids_that_the_tokenizer_does_not_have_are_never_drawn():
-    logits = jnp.zeros((50, SIZE)).at[:, 10:].set(9.0)
-    keys = jax.random.split(jax.random.key(0), 50)
-    for options in (dict(temperature=0.0, top_p=1.0), dict(temperature=1.0, top_p=1.0), dict(temperature=1.0, top_p=0.999)):
-        assert np.max(draw(logits, keys, vocabulary=10, **options)) < 10
-
-
-def test_cut_over_devices_the_texts_are_the_same(small_experiment, untrained_model):
-    graphdef, params = untrained_model(small_experiment(SIZE, kv_heads=2))
-    mesh = make_mesh(config.Mesh(data=2, fsdp=1, tensor=2), jax.devices()[:4])
-    cut = jax.device_put(params, rules.shardings(params, mesh))
-    options = OPTIONS | dict(eod=-1, temperature=1.0, top_p=0.9)
-    assert generate(graphdef, cut, PROMPTS, place=rules.placement(mesh), **options) == generate(graphdef, params, PROMPTS, **options)
-
-
 @pytest.mark.parametrize("prompt", [[], [1] * 17])
 def test_a_prompt_that_is_empty_or_does_not_fit_is_an_error_that_names_it(counting, prompt):
     with pytest.raises(UserError, match=f"prompt 2: found {len(prompt)} tokens; must have 1 to 16"):
         generate(*counting, [[1], prompt], temperature=0.0, **OPTIONS)
+
+
+def test_more_tokens_than_the_model_reads_are_an_error(counting):
+    with pytest.raises(UserError, match="24 new tokens do not fit"):
+        generate(*counting, [[1]], temperature=0.0, **OPTIONS | dict(new_tokens=24))
 
 
 def test_no_prompts_are_no_texts(counting):
