@@ -112,7 +112,7 @@ def scores(products, head_size: int, softcap: float):
 
 
 def visible(query, key, shape, query_axis: int, window: int, query_segments, key_segments):
-    """Which (query, key) pairs of a block are visible, in the layout of a WGMMA result; `query` and `key` are the block's first positions."""
+    """Which pairs of a block that begins at positions `query` and `key` are visible, in the layout of a WGMMA result."""
     iota = [plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA) for axis in (query_axis, 1 - query_axis)]
     age = iota[0] - iota[1] + (query - key)
     seen = age >= 0
