@@ -55,6 +55,7 @@ def _figures(runs: list[Run], found: list[Group], reference: Group | None, foret
         "forecast": forecasts.draw(foretold),
         "heldout_loss": training_figures.heldout_loss(runs),
         "training_loss": training_figures.training_loss(runs),
+        "precision": training_figures.precision(runs),
     }
     if reference:
         drawn |= {
@@ -89,7 +90,7 @@ def _parts(title: str, preliminary: str, runs, found: list[Group], reference: Gr
             "Training",
             *shown("data_seen", "learning_rate", "forecast"),
             *said,
-            *shown("heldout_loss", "training_loss"),
+            *shown("heldout_loss", "training_loss", "precision"),
             _runs_table(runs),
         )
     )

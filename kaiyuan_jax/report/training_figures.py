@@ -99,6 +99,28 @@ def heldout_loss(runs: list[Run]) -> bytes | None:
     return _losses(runs, "heldout", [run.heldout for run in runs], smoothing=0.0)
 
 
+def precision(runs: list[Run]) -> bytes | None:
+    """Headroom below float16's largest number, loss scale and skipped updates over tokens, a line a run; None where no run measured any."""
+    panels = {"headroom": "headroom (bits)", "loss_scale": "loss scale", "skipped": "updates skipped"}
+    shown = {key: title for key, title in panels.items() if any(np.isfinite(column(run.training, key)).any() for run in runs)}
+    if not shown:
+        return None
+    colours = style.colours(recipes(runs), style.RECIPE_COLOURS)
+    drawn, axes = style.figure(1, len(shown), width=max(2.9, 8.4 / len(shown)), height=2.5)
+    for axis, (key, title) in zip(axes[0], shown.items(), strict=True):
+        for run in runs:
+            x, y = tokens(run, run.training), column(run.training, key)
+            axis.plot(x[np.isfinite(y)], y[np.isfinite(y)], color=colours[run.recipe], linewidth=1.2)
+        if key == "loss_scale":
+            axis.set_yscale("log", base=2)
+        else:
+            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        axis.set_title(title)
+        style.tokens_axis(axis, max(run.tokens for run in runs))
+    style.legend(drawn, colours, columns=2)
+    return style.png(drawn)
+
+
 def _losses(runs, prefix: str, lines: list[list[dict]], smoothing: float) -> bytes | None:
     keys = [f"{prefix}/{name}" for name in sources(runs)]
     keys = [key for key in keys if any(key in line for table in lines for line in table)]

@@ -38,6 +38,11 @@ CAPTIONS = {  # figure -> (title, what to see in it)
         "Learning rate",
         "Dots and shading: the checkpoints that an average was made of, and the stretch that they span.",
     ),
+    "precision": (
+        "Room in float16",
+        "Headroom: how many bits the largest value of any layer stays below float16's largest number, 65,504; at 0 it overflows. In "
+        "float16 also the dynamic loss scale, and the updates skipped so far because the scaled gradient or the loss was not finite.",
+    ),
     "forecast": (
         "Forecast and actual loss",
         "Dots: the loss of the run. Line and band: what the law that its config names predicted from the schedule alone, and where 90% of "

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax.data import provenance
-from kaiyuan_jax.training import checkpoint
+from kaiyuan_jax.training import checkpoint, metrics
 from kaiyuan_jax.training.resume import write_text
 
 _SHOWN = 12  # documents in the message; all of them are in the file
@@ -21,9 +21,13 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
     found = documents(plan, stores, done - 1, measured["loss_B"])
     file = folder / f"nonfinite_{done}.json"
     facts = {"step": done, "objective": repr(float(measured["objective"])), "gradient_norm": repr(float(measured["gradient_norm"]))}
+    scaling, largest = measured["loss_scale"], metrics.Largest()
+    if scaling:
+        facts |= {name: value.item() for name, value in scaling._asdict().items()}
+    largest.add(measured["statistics"])
+    facts["largest_by_layer"] = largest.state()
     write_text(file, json.dumps({**facts, "documents": found}, indent=1, ensure_ascii=False) + "\n")
     good = checkpoint.steps(folder / "checkpoints")
-    scaling = measured["loss_scale"]
     lines = [
         f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: "
         "loss, gradient or new weights are not finite; stopped, this update is thrown away",
@@ -40,11 +44,11 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
 
 
 def _of_scale(scaling, measured: dict) -> str:
-    """Why dynamic loss scaling did not go on; `scaling` is the LossScale before this step."""
-    where = f"loss scale {scaling.scale:g} after {scaling.skipped} skipped steps, {scaling.nonfinite_loss} of them with a loss not finite"
+    """Why dynamic loss scaling does not go on; `scaling` is the LossScale after this step."""
+    where = f"{scaling.skipped} steps skipped in the run, {scaling.nonfinite_loss} of them with a loss not finite"
     if np.isfinite(measured["objective"]) and np.isfinite(measured["gradient_norm"]):
         return f"{where}; here only the new weights are not finite, which no scale cures"
-    return f"{where}; a smaller one would be below config.precision.scale_floor: the overflow is not one of scaled gradients alone"
+    return f"{where}; the loss scale would be {scaling.scale:g}, below config.precision.scale_floor: a smaller one is no remedy"
 
 
 def documents(plan, stores, step: int, loss_B: np.ndarray) -> list[dict]:

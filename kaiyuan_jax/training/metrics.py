@@ -88,7 +88,8 @@ class Largest:
         """The line's values, none where nothing was measured; starts again from nothing."""
         if not self._values:
             return {}
-        line: dict = {"headroom": statistics.headroom(self._values)}
+        bits = statistics.headroom(self._values)
+        line: dict = {"headroom": bits if math.isfinite(bits) else None}
         for name, by_layer in self.state().items():
             line[f"largest/{name}"] = None if None in by_layer else max(by_layer)
             if len(by_layer) > 1:

@@ -34,6 +34,29 @@ def test_sums_saved_and_restored_anywhere_give_the_same_line_bit_for_bit(seed, s
     assert whole.take() == first.take()
 
 
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(
+    st.lists(st.lists(st.floats(0, 60_000, width=16) | st.just(np.nan), min_size=3, max_size=3), max_size=6), st.integers(0, 6)
+)
+def test_largest_values_saved_and_restored_anywhere_give_the_same_line(steps, cut):
+    whole, first = metrics.Largest(), metrics.Largest()
+    for step, values in enumerate(steps):
+        measured = {"residual": np.array(values, np.float32), "logits": np.float32(step)}
+        if step == cut:
+            first = metrics.Largest(json.loads(json.dumps(first.state())))
+        whole.add(measured)
+        first.add(measured)
+    line = whole.take()
+    assert first.take() == line and whole.take() == {}
+    assert bool(line) == bool(steps)
+    if line:
+        tops = np.max(steps, axis=0)  # NaN where one is
+        assert line["largest_by_layer/residual"] == [pytest.approx(top, rel=1e-4) if np.isfinite(top) else None for top in tops]
+        assert (line["largest/residual"] is None) == (not np.isfinite(tops).all()) and line["largest/logits"] == len(steps) - 1
+        assert "largest_by_layer/logits" not in line
+        json.dumps(line, allow_nan=False)
+
+
 def test_a_line_holds_means_over_what_each_source_showed():
     seen = metrics.Seen(SOURCES)
     batches = [batch(seed) for seed in range(3)]
