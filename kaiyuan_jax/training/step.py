@@ -44,9 +44,11 @@ def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
 
     def objective(params, batch, scale):
         statistics = {} if measures(experiment) else None
-        loss_BL, logsumexp_BL = loss.token_losses(decoder.merge(graphdef, params), batch, place, statistics)
+        scaled, loss_BL, logsumexp_BL = loss.mean_objective(
+            decoder.merge(graphdef, params), batch, place, statistics, z_loss=z_loss, scale=scale
+        )
         value = loss_BL.mean() + z_loss * jnp.square(logsumexp_BL).mean()
-        return scale * value, (value, loss_BL.mean(axis=1), statistics or {})
+        return scaled, (value, loss_BL.mean(axis=1), statistics or {})
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
     if accumulation == 1:
