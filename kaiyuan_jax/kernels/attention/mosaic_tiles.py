@@ -27,7 +27,6 @@ COMPUTE_REGISTERS, COPY_REGISTERS = 240, 24  # 2 x 128 x 240 + 128 x 24 of the 6
 class Blocks:
     """Rows that pass through shared memory per step, dividing T, and the steps in flight, for each kernel."""
 
-    forward_keys: int
     forward_stages: int
     dq_keys: int
     dq_stages: int
@@ -37,8 +36,8 @@ class Blocks:
 
 # By head size. Chosen by what fits (228 KiB of shared memory, 240 registers a thread without spills), not yet by timing on any device.
 BLOCKS = {
-    64: Blocks(forward_keys=128, forward_stages=3, dq_keys=128, dq_stages=3, dkv_queries=64, dkv_stages=3),
-    128: Blocks(forward_keys=128, forward_stages=2, dq_keys=64, dq_stages=3, dkv_queries=64, dkv_stages=2),
+    64: Blocks(forward_stages=3, dq_keys=128, dq_stages=3, dkv_queries=64, dkv_stages=3),
+    128: Blocks(forward_stages=2, dq_keys=64, dq_stages=3, dkv_queries=64, dkv_stages=2),
 }
 HOPPER = ("H100", "H200", "H800", "GH200", "H20")  # device kinds of compute capability 9.0, which alone have WGMMA
 
@@ -158,6 +157,14 @@ def shared(shape, dtype):
 
 def parameters():
     return plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane)
+
+
+def acquire(free_barrier, step, stages: int):
+    """Waits until the slot of this step is free again; the first round finds it free."""
+
+    @pl.when(step >= stages)
+    def _():
+        plgpu.barrier_wait(free_barrier.at[lax.rem(step, stages)])
 
 
 def stream(count, stages: int, free_barrier, load):
