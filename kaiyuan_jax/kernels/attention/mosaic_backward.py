@@ -100,18 +100,22 @@ def _dq_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, sp
         def step(masked, dq_sum, block):
             slot = lax.rem(block - first * per_tile, stages)
             plgpu.barrier_wait(k_full.at[slot])
-            products = tiles.matmul(q_tile.at[own], k_ring.at[slot].transpose((1, 0)), shape)
-            score, slope = tiles.scores(products, C, case.softcap)
-            if masked:
-                key_segments = None if segments_ref is None else tiles.columns(k_segments.at[slot])
-                seen = tiles.visible(query, block * keys, shape, 0, case.window, query_segments, key_segments)
-                score = jnp.where(seen, score, MASKED)
-            weights = jnp.exp2(score - tiles.along(lse, shape, 0))
             plgpu.barrier_wait(v_full.at[slot])
-            dweights = tiles.matmul(do_tile.at[own], v_ring.at[slot].transpose((1, 0)), shape)
-            dscore = weights * (dweights - tiles.along(delta, shape, 0))
-            dscore = dscore if slope is None else dscore * slope
-            plgpu.wgmma(dq_sum, dscore.astype(q_ref.dtype), k_ring.at[slot])
+
+            def dscores(products_sum, dweights_sum):
+                plgpu.wgmma(products_sum, q_tile.at[own], k_ring.at[slot].transpose((1, 0)))
+                plgpu.wgmma(dweights_sum, do_tile.at[own], v_ring.at[slot].transpose((1, 0)))
+                score, slope = tiles.scores(plgpu.wgmma_accumulator_load(products_sum, wait_n=1), C, case.softcap)
+                if masked:
+                    key_segments = None if segments_ref is None else tiles.columns(k_segments.at[slot])
+                    seen = tiles.visible(query, block * keys, shape, 0, case.window, query_segments, key_segments)
+                    score = jnp.where(seen, score, MASKED)
+                weights = jnp.exp2(score - tiles.along(lse, shape, 0))
+                dscore = weights * (dweights_sum[...] - tiles.along(delta, shape, 0))
+                return (dscore if slope is None else dscore * slope).astype(q_ref.dtype)
+
+            dscore = pl.run_scoped(dscores, *(plgpu.ACC(shape, jnp.float32),) * 2)
+            plgpu.wgmma(dq_sum, dscore, k_ring.at[slot])
             if segments_ref is not None:
                 plgpu.commit_smem()  # segments were read as ordinary memory, and TMA will write there next
             plgpu.wgmma_wait(0)
@@ -203,19 +207,24 @@ def _dkv_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, s
         def step(masked, member, dk_sum, dv_sum, block):
             slot = lax.rem(member * steps + block - tile * per_tile, stages)
             plgpu.barrier_wait(q_full.at[slot])
-            products = tiles.matmul(k_tile.at[own], q_ring.at[slot].transpose((1, 0)), shape)
-            score, slope = tiles.scores(products, C, case.softcap)
-            if masked:
-                query_segments = None if segments_ref is None else tiles.columns(q_segments.at[slot])
-                seen = tiles.visible(block * queries, key, shape, 1, case.window, query_segments, key_segments)
-                score = jnp.where(seen, score, MASKED)
-            weights = jnp.exp2(score - tiles.along(tiles.columns(lse_ring.at[slot]) * LOG2E, shape, 1))
             plgpu.barrier_wait(do_full.at[slot])
-            plgpu.wgmma(dv_sum, weights.astype(q_ref.dtype), do_ring.at[slot])
-            dweights = tiles.matmul(v_tile.at[own], do_ring.at[slot].transpose((1, 0)), shape)
-            dscore = weights * (dweights - tiles.along(tiles.columns(delta_ring.at[slot]), shape, 1))
-            dscore = dscore if slope is None else dscore * slope
-            plgpu.wgmma(dk_sum, dscore.astype(q_ref.dtype), q_ring.at[slot])
+
+            def dscores(products_sum, dweights_sum):
+                plgpu.wgmma(products_sum, k_tile.at[own], q_ring.at[slot].transpose((1, 0)))
+                plgpu.wgmma(dweights_sum, v_tile.at[own], do_ring.at[slot].transpose((1, 0)))
+                score, slope = tiles.scores(plgpu.wgmma_accumulator_load(products_sum, wait_n=1), C, case.softcap)
+                if masked:
+                    query_segments = None if segments_ref is None else tiles.columns(q_segments.at[slot])
+                    seen = tiles.visible(block * queries, key, shape, 1, case.window, query_segments, key_segments)
+                    score = jnp.where(seen, score, MASKED)
+                weights = jnp.exp2(score - tiles.along(tiles.columns(lse_ring.at[slot]) * LOG2E, shape, 1))
+                dweights = dweights_sum[...]
+                plgpu.wgmma(dv_sum, weights.astype(q_ref.dtype), do_ring.at[slot])
+                dscore = weights * (dweights - tiles.along(tiles.columns(delta_ring.at[slot]), shape, 1))
+                return (dscore if slope is None else dscore * slope).astype(q_ref.dtype)
+
+            dscore = pl.run_scoped(dscores, *(plgpu.ACC(shape, jnp.float32),) * 2)
+            plgpu.wgmma(dk_sum, dscore, q_ring.at[slot])
             plgpu.commit_smem()  # lse and delta were read as ordinary memory, and TMA will write there next
             plgpu.wgmma_wait(0)
             plgpu.barrier_arrive(free.at[slot])
