@@ -23,7 +23,8 @@ from pathlib import Path
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.sharding import chips
 
-FOLDER = Path(__file__).parents[2] / "build" / "targets"  # where `make targets` puts the compilers
+FOLDER = Path(__file__).parents[2] / "build" / "targets"  # where `make targets` puts the compilers,
+FOLDERS = {"tpu": "tpu", "gpu": "cuda"}  # each in its own folder
 INSTALLED = tuple(Path(folder) for folder in sys.path if folder)  # and where they are when jax[tpu] or jax[cuda13] is installed
 CONFIGS = Path(__file__).parent / "targets"
 ALIASES = {"hopper": "h100"}
@@ -94,7 +95,7 @@ def requirements(platform: str) -> list[str]:
 def compiler(platform: str) -> Path | None:
     """Where the compiler for tpu (libtpu.so) or gpu (the folder that holds its packages) is; None when absent."""
     package, inside = ("libtpu", "libtpu.so") if platform == "tpu" else ("jax_plugins/xla_cuda13", "xla_cuda_plugin.so")
-    folders = [FOLDER / ("tpu" if platform == "tpu" else "cuda"), *INSTALLED]
+    folders = [FOLDER / FOLDERS[platform], *INSTALLED]
     found = next((folder for folder in folders if (folder / package / inside).is_file()), None)
     return found and (found / package / inside if platform == "tpu" else found)
 

@@ -1,0 +1,88 @@
+"""The least time a compiled training step can take on a chip, from what it multiplies, moves in memory and exchanges.
+
+    seconds >= max(FLOPs / (0.7 peak), memory bytes / bandwidth, sum over collectives of bytes / bandwidth of the wires they use)
+
+0.7 of the peak is what large matrix products reach; the rest is taken as perfectly overlapped, so the result is a bound and no forecast.
+
+FLOPs: products of the compiled program (sharding/hlo.py) and, where attention is a kernel whose products the text does not show, 2 forward
+and 5 backward products over half of the square, the forward ones twice where the layer is recomputed.
+Memory: AdamW reads and writes parameter, two moments and gradient in float32; every pass writes and reads the layers' weights in the
+compute dtype and, of each layer, 6 D + 4 H C + 4 K C + 3 F numbers per token.
+Wires: along the sides of a torus in which the devices of a group differ, both ways where the side closes to a ring, else half; a GPU's
+NVLink inside a host, its network card between hosts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from kaiyuan_jax import config
+from kaiyuan_jax.models import flops
+from kaiyuan_jax.sharding import topology
+
+EFFICIENCY = 0.7  # of the peak
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Of one step on one chip."""
+
+    compute: float  # seconds, each
+    memory: float
+    exchange: float
+    tokens: float  # read by the chip in a step
+    model: float  # FLOPs of the model: causal attention halved, nothing counted twice
+    executed: float  # FLOPs that the chip does
+    peak: float  # FLOP/s
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.memory, self.exchange)
+
+    @property
+    def bound(self) -> str:
+        """compute | memory | exchange: what takes longest."""
+        return max(("compute", "memory", "exchange"), key=lambda name: getattr(self, name))
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP utilisation at the bound, recomputation not counted."""
+        return self.model / self.seconds / self.peak
+
+    @property
+    def hfu(self) -> float:
+        """The same of all FLOPs done, recomputation counted."""
+        return self.executed / self.seconds / self.peak
+
+
+def attention_kernel_flops(model: config.Model, tokens: float, length: int) -> float:
+    """Products inside attention kernels for `tokens` tokens, by the convention above."""
+    forward = 2 * (2 if model.remat == "full" or (model.remat == "names" and "attention_out" not in model.remat_names) else 1)
+    return (forward + 5) * model.layers * model.heads * model.head_size * float(length) * tokens
+
+
+def memory_traffic(model: config.Model, precision: config.Precision, chips: int, tensor: int, tokens: float) -> float:
+    """Bytes between a chip and its memory in a step, by the convention above; weights are gathered over all axes but tensor."""
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}[precision.compute]
+    passes = 3 if model.remat == "none" else 4  # forward, recomputed forward, backward for activations and for weights
+    D, F, H, K, C = model.width, model.feedforward, model.heads, model.kv_heads, model.head_size
+    layer = 6 * D + 4 * H * C + 4 * K * C + 3 * F
+    optimizer = 8 * 4 * flops.parameters(model) / chips
+    weights = 2 * width * passes * flops.matrix_parameters(model) / tensor
+    return optimizer + weights + 2 * width * passes * model.layers * layer * tokens
+
+
+def wires(target: topology.Target, coordinates: Sequence[Sequence[int]]) -> float:
+    """Bytes/s that one chip of a group receives; `coordinates` are those of the group's chips."""
+    chip = target.chip
+    sides = [len({place[i] for place in coordinates}) for i in range(len(coordinates[0]))]
+    if target.platform == "gpu":
+        return chip.network if sides[0] > 1 else chip.interconnect
+    link = chip.interconnect / chip.links
+    ways = [2 if target.shape[i] % chip.wraps == 0 and side == target.shape[i] else 1 for i, side in enumerate(sides[: chip.torus])]
+    used = [way for way, side in zip(ways, sides, strict=False) if side > 1]
+    return link * sum(used) if used else math.inf
