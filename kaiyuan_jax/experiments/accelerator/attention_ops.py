@@ -19,20 +19,27 @@ from kaiyuan_jax.kernels.placement import Placement
 def measure(job: Job) -> None:
     shape = cases.TINY if job.tiny else (cases.BATCH, cases.LENGTH, cases.HEADS, cases.KV_HEADS, cases.HEAD_SIZE)
     for dtype in ("bfloat16", "float16"):
-        for case in cases.CASES if dtype == "bfloat16" else cases.CASES[:1]:
+        for case in cases.CASES if dtype == "bfloat16" and not job.tiny else cases.CASES[:1]:
+            taken = chosen(case, shape, dtype)
             for name, function in contestants(case).items():
-                row = dict(case=case.name, dtype=dtype, implementation=name)
+                row = dict(case=case.name, dtype=dtype, implementation=name, chosen=name == f"ours: {taken}")
                 job.attempt(lambda f=function, c=case, d=dtype: _measure(f, c, shape, d), needs=0 if job.tiny else 6, **row)
+
+
+def chosen(case: cases.Case, shape: tuple, dtype: str) -> str:
+    """The implementation that training takes for the case on this device."""
+    B, L, H, K, C = shape
+    kind = jax.devices()[0].device_kind
+    described = ((B, L, H, C), (B, L, K, C), jnp.dtype(dtype), case.documents, case.softcap, case.window, kind)
+    return api.choose(Placement(kind).platform, "", *described)
 
 
 def contestants(case: cases.Case) -> dict:
     """Name -> function of (q, k, v, segments_BL or None)."""
-    place = Placement(jax.devices()[0].device_kind)
+    place, found = Placement(jax.devices()[0].device_kind), {}
     options = dict(softcap=case.softcap, window=case.window, place=place)
-    found = {"ours: chosen": lambda q, k, v, s: api.attention(q, k, v, segments_BL=s, **options)}
-    for name in api.IMPLEMENTATIONS:
-        if name != "reference":
-            found[f"ours: {name}"] = lambda q, k, v, s, name=name: api.attention(q, k, v, segments_BL=s, implementation=name, **options)
+    for name in api.ORDER[place.platform]:
+        found[f"ours: {name}"] = lambda q, k, v, s, name=name: api.attention(q, k, v, segments_BL=s, implementation=name, **options)
     if not case.softcap:  # jax.nn has none
         for name in ("cudnn", "xla") if place.platform == "gpu" else ("xla",):
             found[f"jax.nn: {name}"] = functools.partial(_jax_nn, case, name)

@@ -24,11 +24,11 @@ def measure(job: Job) -> None:
         what="device",
         kind=device.device_kind,
         jax=jax.__version__,
-        memory_gib=memory.get("bytes_limit", 0) / 2**30,
+        memory_gib=limit / 2**30,
         peak_tflops=top and top / 1e12,
     )
     for name, (rows, inner, columns) in {"tiny": (64, 64, 64)}.items() if job.tiny else PRODUCTS.items():
-        for dtype in ("bfloat16", "float16"):
+        for dtype in ("bfloat16",) if job.tiny else ("bfloat16", "float16"):
             job.attempt(lambda shape=(rows, inner, columns), dtype=dtype: _product(*shape, dtype, top), what=f"matmul {name}", dtype=dtype)
     job.attempt(lambda: _copy(2**14 if job.tiny else 2**30), what="read and write")
 

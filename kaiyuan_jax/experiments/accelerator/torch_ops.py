@@ -6,7 +6,7 @@ flex_attention, compiled.
 
 from kaiyuan_jax.experiments.accelerator import attention_cases as cases
 from kaiyuan_jax.experiments.accelerator.child import Job
-from kaiyuan_jax.experiments.accelerator.torch_step import _seconds
+from kaiyuan_jax.experiments.accelerator.torch_step import _seconds, compiled
 
 
 def measure(job: Job) -> None:
@@ -57,8 +57,8 @@ def _flex(case: cases.Case, shape: tuple):
         return case.softcap * torch.tanh(score / case.softcap)
 
     mask = create_block_mask(visible, batch if case.documents else None, None, length, length, device="cuda")
-    compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda q, k, v: compiled(q, k, v, score_mod=cap if case.softcap else None, block_mask=mask, enable_gqa=True)
+    run = compiled(flex_attention, "cuda")
+    return lambda q, k, v: run(q, k, v, score_mod=cap if case.softcap else None, block_mask=mask, enable_gqa=True)
 
 
 def _attention(attend, case: cases.Case, shape: tuple, device: str) -> dict:
@@ -98,6 +98,6 @@ def _cross_entropy(softcap: float, tiny: bool, device: str) -> dict:
         logits = F.linear(x, head.to(x.dtype)).float()
         return F.cross_entropy(softcap * torch.tanh(logits / softcap) if softcap else logits, targets)
 
-    compiled = torch.compile(loss, dynamic=False)
-    seconds = _seconds(lambda: torch.autograd.grad(compiled(x, head), (x, head)), device)
+    run = compiled(loss, device)
+    seconds = _seconds(lambda: torch.autograd.grad(run(x, head), (x, head)), device)
     return {"ms": seconds * 1e3, "tflops": 6 * B * L * D * V / seconds / 1e12}

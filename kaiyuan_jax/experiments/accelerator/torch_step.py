@@ -116,7 +116,7 @@ def _run(shape, weights: str, checkpointing: bool, rows: int, length: int, devic
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(shape.vocabulary, (rows, length + 1), generator=generator).to(device)
-    loss = torch.compile(lambda inputs, targets: objective(model, inputs, targets), dynamic=False)
+    loss = compiled(lambda inputs, targets: objective(model, inputs, targets), device)
     mixed = torch.autocast(device, torch.bfloat16, enabled=weights == "float32")
 
     def update():
@@ -177,6 +177,13 @@ def build(shape, dtype, checkpointing: bool, device: str):
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def compiled(function, device: str):
+    """torch.compile for fixed shapes; on a CPU, where only the code is tried, without a C++ compiler."""
+    import torch
+
+    return torch.compile(function, dynamic=False, backend="inductor" if device == "cuda" else "aot_eager")
 
 
 def objective(model, inputs, targets):
