@@ -1,17 +1,20 @@
 """The tiny models on which our decoder is held against transformers: python tests/parity/cases.py FOLDER
 
-Writes FOLDER/<case>/: a random model of ours exported as a user would export it, and inputs.safetensors with the tokens to compute on.
-Random, but lively: matrices far larger than at initialisation, gains between 0.3 and 1.7, so that every part shows in the output.
+Writes FOLDER/<case>/: a random model of ours as launch/export_hf.py writes it, and `inputs`, the tokens to compute on. Random, but
+lively: matrices far larger than at initialisation, gains between 0.3 and 1.7, so that every part shows in the output. Beside them goes
+FOLDER/tokenizer/, a small tokenizer's files, with texts and their tokens.
 """
 
 import json
 import pathlib
 import sys
+import tempfile
 
 import numpy as np
 
 from kaiyuan_jax import config
-from kaiyuan_jax.models.hf import configs, layout, read, safetensors_files, write
+from kaiyuan_jax.data.prepare import tokenizer
+from kaiyuan_jax.models.hf import configs, layout, safetensors_files, tokenizer_files, write
 
 SHAPE = dict(layers=2, width=40, feedforward=24, heads=4, kv_heads=2, head_size=8, vocabulary=64)  # sqrt(40) is no power of two
 QWEN3 = dict(sandwich_norm=False, logit_softcap=0.0, rope_base=1e6)
@@ -22,6 +25,7 @@ CASES = {
     "kaiyuan_tied_window": config.Model(**SHAPE, tied=True, window=6, logit_softcap=4.0),
 }
 ROWS, LENGTH, PROMPT = 2, 24, 8
+TEXTS = ["The cat sat on the mat; 1234 rats did not.", "学而时习之，不亦说乎？", " \n\tdef f(x):  return x**2\n", "a<|endoftext|>b"]
 
 
 def leaves(model: config.Model, seed: int) -> dict[str, np.ndarray]:
@@ -41,13 +45,21 @@ def main(target: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         made = leaves(model, seed)
         write.write(folder, model, form, made, made.__getitem__, dtype="float32", shard_bytes=1 << 30)
-        facts = write.config_json(model, form, "float32", PROMPT + 64, None)
+        facts = configs.to_json(model, form, dtype="float32", length=PROMPT + 64, end=None)
         (folder / "config.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         random = np.random.default_rng(100 + seed)
         inputs = {"tokens_BL": (ROWS, LENGTH), "prompt_BL": (ROWS, PROMPT)}
         arrays = {key: random.integers(model.vocabulary, size=shape, dtype=np.int32) for key, shape in inputs.items()}
         safetensors_files.write(folder / "inputs", arrays, {})
-        print(f"{folder}: {form}, {sum(leaf.size for leaf in read.load(folder).params['layers']['feedforward'].values()):,} feed-forward weights")
+        print(f"{folder}: {form}, {write.count(model):,} parameters")
+
+    made = tokenizer.train(TEXTS[:3], 300)
+    with tempfile.TemporaryDirectory() as source:
+        (pathlib.Path(source) / tokenizer_files.TOKENIZER).write_text(made.to_str(), encoding="utf-8")
+        folder = target / "tokenizer"
+        folder.mkdir(exist_ok=True)
+        tokenizer_files.write(pathlib.Path(source), folder, token=tokenizer.END, end=made.token_to_id(tokenizer.END), length=128)
+    (folder / "tokens.json").write_text(json.dumps({text: made.encode(text).ids for text in TEXTS}), encoding="utf-8")
 
 
 if __name__ == "__main__":

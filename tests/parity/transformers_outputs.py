@@ -1,9 +1,11 @@
 """What transformers computes of the models of cases.py: python tests/parity/transformers_outputs.py FOLDER, in the parity environment.
 
 Adds FOLDER/<case>/outputs: logits, loss and the gradient of every tensor in float32, and 64 greedy tokens. Nothing of the project is
-imported here. A model that does not load without a missing, unexpected or misshapen tensor is an error.
+imported here. A model that does not load without a missing, unexpected or misshapen tensor is an error, and so is a tokenizer that
+gives other tokens than ours.
 """
 
+import json
 import pathlib
 import sys
 
@@ -47,12 +49,20 @@ def outputs(folder: pathlib.Path) -> dict:
     return made | {"greedy_BL": chosen.sequences[:, prompt_BL.shape[1] :].to(torch.int32)}
 
 
+def check_tokenizer(folder: pathlib.Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    for text, wanted in json.loads((folder / "tokens.json").read_text(encoding="utf-8")).items():
+        if tokenizer(text).input_ids != wanted:
+            sys.exit(f"error: {folder}: transformers makes {tokenizer(text).input_ids} of {text!r}, must be {wanted}")
+
+
 def main(target: pathlib.Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    for folder in sorted(path for path in target.iterdir() if path.is_dir()):
+    check_tokenizer(target / "tokenizer")
+    for folder in sorted(path.parent for path in target.glob("*/inputs")):
         save_file({name: value.contiguous().clone() for name, value in outputs(folder).items()}, folder / "outputs", versions)
 
 

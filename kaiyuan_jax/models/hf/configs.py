@@ -198,7 +198,7 @@ def from_json(found: dict, where: str, logit_softcap: float | None = None) -> Re
         feedforward=get("intermediate_size", int),
         heads=H,
         kv_heads=get("num_key_value_heads", int, H),
-        head_size=get("head_dim", int, D // max(H, 1)),
+        head_size=get("head_dim", int, max(D // H, 1)),
         vocabulary=get("vocab_size", int),
         rope_base=_rope_base(found, folded, problems),
         norm_epsilon=get("rms_norm_eps", float),
@@ -216,12 +216,9 @@ def from_json(found: dict, where: str, logit_softcap: float | None = None) -> Re
     scalar = get("query_pre_attn_scalar", float, 256.0 if folded else float(made.head_size))
     if scalar != made.head_size:
         problems.append(f"query_pre_attn_scalar = {scalar:g}, our decoder divides scores by the root of head_dim = {made.head_size}")
-    for field in ("layers", "width", "feedforward", "heads", "kv_heads", "head_size", "vocabulary"):
-        if getattr(made, field) <= 0:
-            problems.append(f"the model's {field} = {getattr(made, field)}, must be above 0")
-    if made.kv_heads > 0 and made.heads % made.kv_heads:
+    if made.heads % made.kv_heads:
         problems.append(f"num_key_value_heads = {made.kv_heads}, must divide num_attention_heads = {made.heads}")
-    if made.heads > 0 and made.width % made.heads:
+    if made.width % made.heads:
         problems.append(f"num_attention_heads = {made.heads}, must divide hidden_size = {made.width}")
     if problems:
         raise FormatError("\n".join([f"{where}: not a model that our decoder computes", *(f"  {problem}" for problem in problems)]))
@@ -232,7 +229,7 @@ def from_json(found: dict, where: str, logit_softcap: float | None = None) -> Re
 
 
 def _getter(found: dict, problems: list[str]):
-    """get(field, type, default): the value of a field, or 0 and a problem noted where it is missing or of another type."""
+    """get(field, type, default): a field's value, or 1 and a problem noted where it is missing, of another type, or a count below 1."""
 
     def get(field: str, kind: type, default=None):
         value = found.get(field)
@@ -240,6 +237,9 @@ def _getter(found: dict, problems: list[str]):
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
             problems.append(f"{field} = {value!r}, must be a number" if field in found else f"{field} is missing")
             return kind(1)
+        if kind is int and value < 1:
+            problems.append(f"{field} = {value}, must be above 0")
+            return 1
         return kind(value)
 
     return get

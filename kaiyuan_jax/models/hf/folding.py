@@ -86,8 +86,9 @@ def store(array: np.ndarray, fold: Fold, dtype: np.dtype, loss: Loss) -> tuple[n
         piece = flat[start : start + PIECE]
         wanted = piece.astype(np.float64)
         best = cast(fold.guess(wanted), dtype)
-        error = np.abs(fold.undo(best).astype(np.float64) - wanted)
-        (missed,) = np.nonzero(error)
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(fold.undo(best).astype(np.float64) - wanted)
+        (missed,) = np.nonzero((error > 0) & np.isfinite(best))  # what is too large stays infinite, for all to see
         for step in (-1, 1):
             other = neighbour(best[missed], step)
             nearer = np.abs(fold.undo(other).astype(np.float64) - wanted[missed])
@@ -97,9 +98,8 @@ def store(array: np.ndarray, fold: Fold, dtype: np.dtype, loss: Loss) -> tuple[n
         undone = fold.undo(best)
         loss.add(piece, undone)
         if array.dtype == dtype and (found := corrections(piece, undone.astype(dtype))) is not None:
-            fixes = (
-                np.zeros(array.size, found.dtype) if fixes is None else fixes.astype(np.promote_types(fixes.dtype, found.dtype), copy=False)
-            )
+            fixes = np.zeros(array.size, found.dtype) if fixes is None else fixes
+            fixes = fixes.astype(np.promote_types(fixes.dtype, found.dtype), copy=False)
             fixes[start : start + PIECE] = found
     return stored.reshape(array.shape), None if fixes is None else fixes.reshape(array.shape)
 

@@ -12,6 +12,7 @@ the first pair that accounts for every one of its tensors and every one of our l
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -125,6 +126,7 @@ class NamesError(UserError):
     """Names that no table accounts for; the message lists them."""
 
 
+@functools.cache
 def table(body: str, spelling: str) -> dict[str, Row]:
     """Name without wrapping prefixes, {n} for the layer -> row."""
     entries = dict(BODIES[body])
@@ -184,17 +186,14 @@ def match(names: Iterable[str], layers: int, given: dict[str, Row] | None = None
 
     Raises `NamesError` with every name that the nearest table does not know and every one it misses.
     """
-    names = [name for name in names if not NOT_PARAMETERS.search(name)]
+    templates = {name: _template(name) for name in names if not NOT_PARAMETERS.search(name)}
     candidates = {"--names": given} if given else {f"{b}, {s}": table(b, s) for b, s in itertools.product(BODIES, SPELLINGS)}
     nearest = None
     for form, rows in candidates.items():
         found, unknown = {}, []
-        for name in names:
-            layer = re.search(r"(?<=\.)\d+(?=\.)", "." + bare(name))
-            number = int(layer.group()) if layer else -1
-            template = (bare(name) if not layer else re.sub(r"(^|\.)\d+(?=\.)", r"\g<1>{n}", bare(name), count=1)) if name else name
-            if template in rows and (("{n}" in template) == (0 <= number < layers)):
-                found[name] = (rows[template], number)
+        for name, (template, layer) in templates.items():
+            if template in rows and -1 <= layer < layers:
+                found[name] = (rows[template], layer)
             else:
                 unknown.append(name)
         missing = _missing(rows, found, layers)
@@ -209,6 +208,12 @@ def match(names: Iterable[str], layers: int, given: dict[str, Row] | None = None
     ]
     lines.append("give a table of this checkpoint's names with --names=names.json (docs/hugging_face.md shows one)")
     raise NamesError("\n".join(lines))
+
+
+def _template(name: str) -> tuple[str, int]:
+    """A name without wrapping prefixes and with {n} for its layer, and that layer; -1 where it has none."""
+    layer = re.search(r"(?:^|(?<=\.))\d+(?=\.)", name := bare(name))
+    return (f"{name[: layer.start()]}{{n}}{name[layer.end() :]}", int(layer.group())) if layer else (name, -1)
 
 
 def _missing(rows: dict[str, Row], found: dict, layers: int) -> list[str]:

@@ -5,19 +5,19 @@ once, to the dtype of the files; where no rounding was asked for, an import give
 """
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import tqdm
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.models.hf import configs, folding, layout, names, read, safetensors_files
+from kaiyuan_jax.models.hf import folding, layout, names, read, safetensors_files
 
 # Of the four norms of a layer as STOCK's architectures spell them.
 SPELLING = {"llama": "qwen", "qwen3": "qwen", "gemma3": "gemma"}
@@ -60,6 +60,12 @@ def leaf_paths(model: config.Model) -> list[str]:
     return found + ([names.POST_NORM, names.FEEDFORWARD_POST_NORM] if model.sandwich_norm else [])
 
 
+def count(model: config.Model) -> int:
+    """Parameters of a model."""
+    size = layout.sizes(model)
+    return sum(math.prod(layout.leaf_shape(path, size)) for path in leaf_paths(model))
+
+
 def write(
     folder: Path, model: config.Model, form: str, paths: Iterable[str], leaf: Callable[[str], np.ndarray], *, dtype: str, shard_bytes: int
 ) -> Written:
@@ -83,11 +89,18 @@ def write(
         _plain(done, writer, array, holders, size) if fold is None else _folded(done, writer, path, array, holders, fold)
         done.exact &= array.dtype == kept
     if done.spoilt:
-        raise ExportError("\n".join([f"--dtype={dtype}: cannot hold every value", *(f"  {line}" for line in done.spoilt)]))
+        raise ExportError(
+            "\n".join(
+                [
+                    f"--dtype={dtype}: cannot hold every value; choose a wider one, if it is not the model that diverged",
+                    *(f"  {line}" for line in done.spoilt),
+                ]
+            )
+        )
     if done.corrections:
         target = folder / read.CORRECTIONS
-        target.parent.mkdir()
-        safetensors_files.write(target, done.corrections, {"dtype": dtype} | done.checksums)
+        target.parent.mkdir(exist_ok=True)
+        safetensors_files.write(target, dict(sorted(done.corrections.items())), {"dtype": dtype} | dict(sorted(done.checksums.items())))
     done.bytes = sum((folder / name).stat().st_size for name in writer.files)
     return done
 
@@ -97,8 +110,8 @@ def _plain(done: Written, writer: safetensors_files.Writer, array: np.ndarray, h
     for name, row, layer in holders:
         one = array[layer] if layer >= 0 else array
         made = folding.cast(one, writer.dtype)
-        _check(done, name, one, made)
-        writer.put(name, layout.stored(row, made, size))
+        if _finite(done, name, one) and _finite(done, name, made):
+            writer.put(name, layout.stored(row, made, size))
 
 
 def _folded(done: Written, writer: safetensors_files.Writer, path: str, array: np.ndarray, holders: list, fold: folding.Fold) -> None:
@@ -106,8 +119,11 @@ def _folded(done: Written, writer: safetensors_files.Writer, path: str, array: n
     loss, fixes, check = done.losses.setdefault(path, folding.Loss()), [], 0
     for name, _, layer in holders:
         one = array[layer] if layer >= 0 else array
+        if not _finite(done, name, one):
+            return
         made, fix = folding.store(one, fold, writer.dtype, loss)
-        _check(done, name, one, made)
+        if not _finite(done, name, made):
+            return
         writer.put(name, made)
         check = read.checksum([made], check)
         fixes.append(fix)
@@ -119,20 +135,12 @@ def _folded(done: Written, writer: safetensors_files.Writer, path: str, array: n
         done.checksums[path] = str(check)
 
 
-def _check(done: Written, name: str, ours: np.ndarray, made: np.ndarray) -> None:
-    """Notes a tensor with values that are not finite, or are no longer."""
-    broken, lost = (array.size - int(np.count_nonzero(np.isfinite(array))) for array in (ours, made))
+def _finite(done: Written, name: str, array: np.ndarray) -> bool:
+    """Whether every value of a tensor is finite; notes it where not."""
+    broken = array.size - int(np.count_nonzero(np.isfinite(array)))
     if broken:
-        done.spoilt.append(f"{name}: {broken:,} values are not finite")
-    elif lost:
-        done.spoilt.append(
-            f"{name}: {lost:,} values are above the largest, {ml_dtypes.finfo(made.dtype).max:,.0f}; use bfloat16 or float32"
-        )
-
-
-def config_json(model: config.Model, form: str, dtype: str, length: int, end: int | None) -> dict:
-    """config.json of the folder."""
-    return configs.to_json(model, form, dtype=dtype, length=length, end=end)
+        done.spoilt.append(f"{name}: {broken:,} of {array.size:,} values are not finite in {array.dtype}")
+    return not broken
 
 
 @contextmanager

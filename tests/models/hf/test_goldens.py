@@ -44,9 +44,23 @@ def decoder_of(loaded):
     return graphdef
 
 
-def batch(tokens_BL):
+@functools.cache
+def computed(case):
+    """(logits_BLV, loss, gradients) of our decoder, in one program."""
+    loaded, inputs, _ = opened(case)
+    graphdef, tokens_BL = decoder_of(loaded), inputs["tokens_BL"]
     positions_BL = np.broadcast_to(np.arange(tokens_BL.shape[1], dtype=np.int32), tokens_BL.shape)
-    return dict(inputs_BL=tokens_BL, segments_BL=np.ones_like(tokens_BL), positions_BL=positions_BL)
+    given = dict(inputs_BL=tokens_BL, segments_BL=np.ones_like(tokens_BL), positions_BL=positions_BL)
+    short = {name: value[:, :-1] for name, value in given.items()} | {"targets_BL": tokens_BL[:, 1:]}
+
+    @jax.jit
+    def outputs(params):
+        model = decoder.merge(graphdef, params)
+        logits_BLV = model.logits(model(given["inputs_BL"], given["segments_BL"], given["positions_BL"]))
+        loss, gradients = jax.value_and_grad(lambda params: token_losses(decoder.merge(graphdef, params), short)[0].mean())(params)
+        return logits_BLV, loss, gradients
+
+    return outputs(loaded.params)
 
 
 def test_all_architectures_are_among_the_goldens():
@@ -55,17 +69,8 @@ def test_all_architectures_are_among_the_goldens():
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_loss_are_those_of_transformers(case):
-    loaded, inputs, wanted = opened(case)
-    graphdef, given = decoder_of(loaded), batch(inputs["tokens_BL"])
-
-    @jax.jit
-    def logits_and_loss(params):
-        model = decoder.merge(graphdef, params)
-        x_BLD = model(given["inputs_BL"], given["segments_BL"], given["positions_BL"])
-        short = {name: value[:, :-1] for name, value in given.items()} | {"targets_BL": given["inputs_BL"][:, 1:]}
-        return model.logits(x_BLD), token_losses(model, short)[0].mean()
-
-    logits_BLV, loss = logits_and_loss(loaded.params)
+    _, _, wanted = opened(case)
+    logits_BLV, loss, _ = computed(case)
     np.testing.assert_allclose(logits_BLV, wanted["logits_BLV"], rtol=0, atol=CLOSE)
     np.testing.assert_allclose(loss, wanted["loss"][0], rtol=0, atol=CLOSE)
     assert np.abs(wanted["logits_BLV"]).max() > 2  # far from nothing
@@ -73,17 +78,10 @@ def test_logits_and_loss_are_those_of_transformers(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_gradient_is_that_of_transformers(case):
-    loaded, inputs, wanted = opened(case)
-    graphdef, given = decoder_of(loaded), batch(inputs["tokens_BL"][:, :-1])
-
-    @jax.jit
-    @jax.grad
-    def gradients(params):
-        return token_losses(decoder.merge(graphdef, params), given | {"targets_BL": inputs["tokens_BL"][:, 1:]})[0].mean()
-
-    found = dict(leaves(gradients(loaded.params)))
+    _, _, wanted = opened(case)
+    found = dict(leaves(computed(case)[2]))
     for path, theirs in theirs_by_leaf(FOLDER / case, wanted).items():
-        np.testing.assert_allclose(found.pop(path), theirs, rtol=CLOSE, atol=CLOSE * np.abs(theirs).max(), err_msg=path)
+        np.testing.assert_allclose(found.pop(path), theirs, rtol=0, atol=CLOSE * np.abs(theirs).max(), err_msg=path)
     assert not found
 
 
@@ -94,13 +92,11 @@ def theirs_by_leaf(folder, wanted):
     names = {tensor.begin: name for name, tensor in safetensors_files.tensors(folder / "model.safetensors")[0].items()}
     root = model.width**0.5
     scale = {"embedding_VD": 1 / root} | ({"norm_D": root} if model.tied else {}) if checkpoint.folded else {}
+    gradients = {}
     for path in checkpoint.paths:
-        parts = [
-            layout.ours(row, wanted[f"gradient.{names[tensor.begin]}"], size)[path] for _, tensor, row in checkpoint.held[path]
-        ]
-        yield_value = np.stack(parts) if path.startswith("layers/") else parts[0]
-        scale[path] = yield_value * scale.get(path, 1.0)
-    return scale
+        parts = [layout.ours(row, wanted[f"gradient.{names[tensor.begin]}"], size)[path] for _, tensor, row in checkpoint.held[path]]
+        gradients[path] = (np.stack(parts) if path.startswith("layers/") else parts[0]) * scale.get(path, 1.0)
+    return gradients
 
 
 def leaves(tree, prefix=""):
