@@ -23,7 +23,7 @@ from kaiyuan_jax.kernels.attention.mosaic_tiles import COMPUTE, LOG2E, MASKED, R
 def backward(q_BLHC, k_BLKC, v_BLKC, segments_BL, o_BLHC, lse_BHL, do_BLHC, case: Case):
     """dq_BLHC, dk_BLKC, dv_BLKC in the dtypes of q, k, v. L must be a multiple of 128."""
     delta_BHL = jnp.einsum("BLHC,BLHC->BHL", o_BLHC, do_BLHC, preferred_element_type=jnp.float32)
-    arrays = q_BLHC, k_BLKC, v_BLKC, do_BLHC, lse_BHL, delta_BHL, segments_BL
+    arrays = q_BLHC, k_BLKC, v_BLKC, do_BLHC, lse_BHL * LOG2E, delta_BHL, segments_BL
     return _dq(*arrays, case=case), *_dk_dv(*arrays, case=case)
 
 
@@ -94,7 +94,7 @@ def _dq_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, sp
         query = tile * T + warpgroup * ROWS
         shape = (ROWS, keys)
         plgpu.barrier_wait(resident)
-        lse, delta = tiles.rows(lse_tile.at[own]) * LOG2E, tiles.rows(delta_tile.at[own])
+        lse, delta = tiles.rows(lse_tile.at[own]), tiles.rows(delta_tile.at[own])
         query_segments = None if segments_ref is None else tiles.rows(q_segments.at[own])
 
         def step(masked, dq_sum, block):
@@ -210,18 +210,22 @@ def _dkv_kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, segments_ref, s
             plgpu.barrier_wait(do_full.at[slot])
 
             def dscores(products_sum, dweights_sum):
+                multiply_values = lambda: plgpu.wgmma(dweights_sum, v_tile.at[own], do_ring.at[slot].transpose((1, 0)))  # noqa: E731
                 plgpu.wgmma(products_sum, k_tile.at[own], q_ring.at[slot].transpose((1, 0)))
-                plgpu.wgmma(dweights_sum, v_tile.at[own], do_ring.at[slot].transpose((1, 0)))
-                score, slope = tiles.scores(plgpu.wgmma_accumulator_load(products_sum, wait_n=1), C, case.softcap)
+                if not case.softcap:  # its slope needs the registers
+                    multiply_values()
+                score, slope = tiles.scores(plgpu.wgmma_accumulator_load(products_sum, wait_n=int(not case.softcap)), C, case.softcap)
                 if masked:
                     query_segments = None if segments_ref is None else tiles.columns(q_segments.at[slot])
                     seen = tiles.visible(block * queries, key, shape, 1, case.window, query_segments, key_segments)
                     score = jnp.where(seen, score, MASKED)
-                weights = jnp.exp2(score - tiles.along(tiles.columns(lse_ring.at[slot]) * LOG2E, shape, 1))
-                dweights = dweights_sum[...]
+                weights = jnp.exp2(score - tiles.along(tiles.columns(lse_ring.at[slot]), shape, 1))
+                if case.softcap:
+                    multiply_values()
                 plgpu.wgmma(dv_sum, weights.astype(q_ref.dtype), do_ring.at[slot])
-                dscore = weights * (dweights - tiles.along(tiles.columns(delta_ring.at[slot]), shape, 1))
-                return (dscore if slope is None else dscore * slope).astype(q_ref.dtype)
+                weights = weights if slope is None else weights * slope
+                dweights = plgpu.wgmma_accumulator_load(dweights_sum, wait_n=1)
+                return (weights * (dweights - tiles.along(tiles.columns(delta_ring.at[slot]), shape, 1))).astype(q_ref.dtype)
 
             dscore = pl.run_scoped(dscores, *(plgpu.ACC(shape, jnp.float32),) * 2)
             plgpu.wgmma(dk_sum, dscore, q_ring.at[slot])

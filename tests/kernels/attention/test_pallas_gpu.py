@@ -92,7 +92,7 @@ def test_value_and_gradients_equal_the_definition(interpreter, seed, L, heads, C
     check(interpreter, q, k, v, do, segments_BL=segments if documents else None, softcap=softcap, window=window)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 9999), st.integers(1, 6), st.sampled_from([0, 1, 64, 128, 129, 300]), st.booleans(), st.booleans())
 def test_tiles_between_the_spans_are_wholly_visible_and_tiles_beyond_hold_nothing_visible(seed, N, window, documents, shuffled):
     generator = np.random.default_rng(seed)
