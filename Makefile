@@ -40,8 +40,8 @@ test-kernels: setup targets
 
 # Our decoder against transformers and torch, which come for Python 3.11 and in an environment of their own: outputs computed anew, and
 # the test that `make test` does with the committed ones. To commit the new ones: cp -r build/goldens/. tests/parity/goldens
-PARITY_PYTHON ?= $(shell for p in python3.11 "$$HOME/.pyenv/versions/3.11.7/bin/python"; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PARITY_PYTHON ?= $(shell for p in python3.11 "$$HOME"/.pyenv/versions/3.11.*/bin/python; do \
+	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
 parity: setup build/parity/ready
 	rm -rf build/goldens
@@ -50,8 +50,8 @@ parity: setup build/parity/ready
 	JAX_PLATFORMS=cpu KAIYUAN_GOLDENS=build/goldens $(BIN)/python -m pytest tests/models/hf/test_goldens.py
 
 build/parity/ready: tests/parity/requirements.lock
-	@test -n "$(PARITY_PYTHON)" || { echo "error: no Python 3.11 found, which torch 2.13.0 wants; install one, or run: make parity PARITY_PYTHON=/path/to/python3.11"; exit 2; }
-	"$(PARITY_PYTHON)" -m venv build/parity
+	@test -n "$(PARITY_PYTHON)" || { echo "error: found no Python 3.11 with ensurepip, which this build of torch is for; install one, or run: make parity PARITY_PYTHON=/path/to/python3.11"; exit 2; }
+	"$(PARITY_PYTHON)" -m venv --clear build/parity
 	build/parity/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/parity/requirements.lock || \
 		{ echo "error: torch 2.13.0 and transformers 5.23.0 could not be installed into build/parity; see the lines above"; exit 2; }
 	@touch $@

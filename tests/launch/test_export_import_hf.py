@@ -69,7 +69,6 @@ def test_a_run_goes_to_hugging_face_and_back_with_every_bit(run, tmp_path):
     ("script", "flags", "said"),
     [
         ("export_hf.py", dict(model="{run}/averages/sma", output="{tmp}/x", format="qwen3"), "qwen3: model.sandwich_norm = True"),
-        ("export_hf.py", dict(model="{run}/averages/sma", output="{run}"), "exists; name another folder"),
         ("import_hf.py", dict(checkpoint="{pickle}", output="{tmp}/x"), "pytorch_model.bin, a pickled checkpoint"),
     ],
 )
