@@ -18,9 +18,13 @@ SHAPES = ("linear", "cosine", "sqrt", "sqrt_cube", "square", "exponential", "inv
 AVERAGES = ("none", "sma", "ema", "ema_seeded", "ema_powers", "wma", "weights")
 REMAT = ("none", "full", "names")
 # Tensors that the model names. attention_out is the heads' output before its projection; *_in is the residual stream before the norm.
+# *_projection and *_branch are what the norms of heads and the sandwich norms read: without them backward makes their products again.
 REMAT_NAMES = ("attention_in", "query", "key", "value", "attention_out", "feedforward_in", "gate", "up")
+REMAT_NAMES += ("query_projection", "key_projection", "attention_branch", "feedforward_branch")
 COMPUTE = ("float32", "bfloat16", "float16")
 PARAMETERS = ("float32", "bfloat16")
+ATTENTION = ("pallas_tpu", "cudnn", "pallas_gpu", "xla", "reference")  # implementations, each a file of kernels/attention
+CROSS_ENTROPY = ("xla", "reference")  # of kernels/cross_entropy
 SIZES_FROM = ("", "public", "inferred", "ours")
 
 
@@ -241,6 +245,10 @@ def _run(experiment: Experiment):
         yield f"config.mesh: found {axes}, at most one axis may be -1"
     yield from _positive("config.checkpoint", experiment.checkpoint, "every", "keep")
     yield from _positive("config.logging", experiment.logging, "every")
+    if experiment.kernels.attention:
+        yield from _one_of("config.kernels.attention", experiment.kernels.attention, ATTENTION)
+    if experiment.kernels.cross_entropy:
+        yield from _one_of("config.kernels.cross_entropy", experiment.kernels.cross_entropy, CROSS_ENTROPY)
 
 
 def _averaging(experiment: Experiment):

@@ -4,6 +4,11 @@ import jax
 import jax.numpy as jnp
 
 
+def supports(q_shape, k_shape, dtype, segments: bool, softcap: float, window: int, device_kind: str) -> str:
+    """Why it cannot run: it always can."""
+    return ""
+
+
 def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0, window: int = 0):
     """o_BLHC in q's dtype; holds all scores, and repeats every key/value head for the H / K query heads that share it."""
     L, H, C = q_BLHC.shape[1:]

@@ -1,12 +1,28 @@
-"""Causal attention over chunks of S queries: a chunk sees only the keys up to its end, so that nearly half of the square is never computed.
+"""Causal attention over chunks of S queries, in plain XLA: for CPUs, and wherever no kernel by hand can run.
+
+A chunk reads only the keys it can see: those up to its end, and with a sliding window none before its first query's window. So nearly
+half of the square is never computed, and with a window of w keys the cost is that of L (S + w) scores. The scores of one chunk exist at a
+time, forward and backward: residuals are the inputs, the output and the log-sum-exp, and the backward pass makes a chunk's scores again.
+With q the scaled queries, s = q k^T, z = c tanh(s / c) the capped scores, p = exp(z - logsumexp) and do the output's cotangent,
+
+    dv = p^T do;  dz = p (do v^T - sum(o do));  ds = dz (1 - (z / c)^2);  dq = ds k;  dk = ds^T q
+
+Scores and sums are float32 whatever the inputs: a score of float16 queries and keys fits in float32 with room to spare, and what is cast
+to the inputs' dtype for the next product is at most 1 (p) or as large as a gradient (ds).
 
 The G = H / K query heads that share a key head become rows of one matrix product, [S G, C] x [C, M], so keys and values are never
-repeated; on CPUs that layout takes half the time of an einsum over five axes. With more than one chunk the scores of a chunk are
-recomputed in the backward pass, and B H S L of them exist at a time.
+repeated; on CPUs that layout takes half the time of an einsum over five axes.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+
+
+def supports(q_shape, k_shape, dtype, segments: bool, softcap: float, window: int, device_kind: str) -> str:
+    """Why it cannot run: it always can."""
+    return ""
 
 
 def chunk_size(L: int) -> int:
@@ -18,32 +34,97 @@ def chunk_size(L: int) -> int:
 
 
 def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0, window: int = 0, chunk: int | None = None):
-    """o_BLHC in q's dtype; products in q's dtype, softmax in float32."""
+    """o_BLHC in q's dtype; products in q's dtype, scores and sums in float32. chunk: queries of a chunk, by default `chunk_size(L)`."""
     B, L, H, C = q_BLHC.shape
     K = k_BLKC.shape[2]
-    q_BKLGC = q_BLHC.reshape(B, L, K, H // K, C).transpose(0, 2, 1, 3, 4) * jnp.asarray(C**-0.5, q_BLHC.dtype)
-    k_BKCM, v_BKMC = k_BLKC.transpose(0, 2, 3, 1), v_BLKC.transpose(0, 2, 1, 3)
-    chunk = chunk or chunk_size(L)
-    attend = _attend if L <= chunk else jax.checkpoint(_attend, static_argnums=(4, 5, 6))
-    outputs = []
+    scaled_BLHC = (q_BLHC.astype(jnp.float32) * C**-0.5).astype(q_BLHC.dtype)
+    q_BKLGC = scaled_BLHC.reshape(B, L, K, H // K, C).transpose(0, 2, 1, 3, 4)
+    k_BKCL, v_BKCL = (x.transpose(0, 2, 3, 1) for x in (k_BLKC, v_BLKC))
+    o_BKLGC = _chunked(q_BKLGC, k_BKCL, v_BKCL, segments_BL, float(softcap), int(window), chunk or chunk_size(L))
+    return o_BKLGC.transpose(0, 2, 1, 3, 4).reshape(B, L, H, C)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _chunked(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
+    return _forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk)[0]
+
+
+def _forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
+    outputs, sums = [], []
+    v_BKLC = v_BKCL.swapaxes(2, 3)
+    for start, end, first in _chunks(q_BKLGC.shape[2], window, chunk):
+        if outputs:  # one chunk after the other: else the compiler may hold the scores of several at once
+            k_BKCL, v_BKLC, outputs[-1] = jax.lax.optimization_barrier((k_BKCL, v_BKLC, outputs[-1]))
+        q_BKSGC = q_BKLGC[:, :, start:end]
+        z = _scores(q_BKSGC, k_BKCL[..., first:end], segments_BL, start, first, softcap, window)
+        largest = jnp.max(z, axis=-1, keepdims=True)
+        p = jax.lax.optimization_barrier(jnp.exp(z - largest))  # else a CPU computes the exponentials once for every use of them
+        total = jnp.sum(p, axis=-1, keepdims=True)
+        o = _product(p.astype(q_BKLGC.dtype), v_BKLC[:, :, first:end]) / total
+        outputs.append(o.astype(q_BKLGC.dtype).reshape(q_BKSGC.shape))
+        sums.append((largest + jnp.log(total)).reshape(q_BKSGC.shape[:-1]))
+    o_BKLGC, logsumexp_BKLG = jnp.concatenate(outputs, axis=2), jnp.concatenate(sums, axis=2)
+    return o_BKLGC, (q_BKLGC, k_BKCL, v_BKCL, segments_BL, o_BKLGC, logsumexp_BKLG)
+
+
+def _backward(softcap, window, chunk, residuals, do_BKLGC):
+    q_BKLGC, k_BKCL, v_BKCL, segments_BL, o_BKLGC, logsumexp_BKLG = residuals
+    B, K, L, G, C = q_BKLGC.shape
+    dtype = q_BKLGC.dtype
+    inner_BKLG = jnp.sum(o_BKLGC.astype(jnp.float32) * do_BKLGC.astype(jnp.float32), axis=-1)
+    k_BKLC = k_BKCL.swapaxes(2, 3)
+    dq, dk_BKCL, dv_BKCL = [], None, None
+    for start, end, first in reversed(list(_chunks(L, window, chunk))):  # the last one sees most keys: others are added to its gradients
+        if dq:
+            k_BKCL, v_BKCL, dk_BKCL, dv_BKCL, dq[-1] = jax.lax.optimization_barrier((k_BKCL, v_BKCL, dk_BKCL, dv_BKCL, dq[-1]))
+        q_BKSGC, do = q_BKLGC[:, :, start:end], _rows(do_BKLGC[:, :, start:end])
+        z = _scores(q_BKSGC, k_BKCL[..., first:end], segments_BL, start, first, softcap, window)
+        logsumexp, inner = (x[:, :, start:end].reshape(B, K, -1, 1) for x in (logsumexp_BKLG, inner_BKLG))
+        p = jnp.exp(z - logsumexp)
+        ds = p * (_product(do, v_BKCL[..., first:end]) - inner)
+        if softcap:
+            ds = ds * (1.0 - jnp.square(jnp.maximum(z / softcap, -1.0)))  # a masked score is below any capped one
+        ds = ds.astype(dtype)
+        dq.append(_product(ds, k_BKLC[:, :, first:end]).astype(dtype).reshape(q_BKSGC.shape))
+        # The transposed factor is the short one: [C, S G] x [S G, M].
+        dk_BKCL = _add(dk_BKCL, _product(_rows(q_BKSGC).swapaxes(2, 3), ds), first)
+        dv_BKCL = _add(dv_BKCL, _product(do.swapaxes(2, 3), p.astype(dtype)), first)
+    return jnp.concatenate(dq[::-1], axis=2), dk_BKCL.astype(k_BKCL.dtype), dv_BKCL.astype(v_BKCL.dtype), None
+
+
+_chunked.defvjp(_forward, _backward)
+_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def _chunks(L: int, window: int, chunk: int):
+    """(first query, one behind the last, first key that one of them sees) of every chunk."""
     for start in range(0, L, chunk):
-        end = min(start + chunk, L)
-        segments = None if segments_BL is None else (segments_BL[:, start:end], segments_BL[:, :end])
-        if outputs:  # one chunk after the other, in the backward pass too: else the compiler may hold the scores of several at once
-            k_BKCM, v_BKMC, outputs[-1] = jax.lax.optimization_barrier((k_BKCM, v_BKMC, outputs[-1]))
-        outputs.append(attend(q_BKLGC[:, :, start:end], k_BKCM[..., :end], v_BKMC[:, :, :end], segments, start, softcap, window))
-    return jnp.concatenate(outputs, axis=2).transpose(0, 2, 1, 3, 4).reshape(B, L, H, C)
+        yield start, min(start + chunk, L), max(0, start - window + 1) if window else 0
 
 
-def _attend(q_BKSGC, k_BKCM, v_BKMC, segments, start: int, softcap: float, window: int):
+def _rows(x_BKSGC):
+    """[B, K, S, G, C] -> [B, K, S G, C]."""
+    return x_BKSGC.reshape(*x_BKSGC.shape[:2], -1, x_BKSGC.shape[-1])
+
+
+def _add(total_BKCL, part_BKCM, first: int):
+    """A chunk's gradient for the keys from `first` on, added to that of all keys; None: it is the first, and reaches the last key."""
+    if total_BKCL is None:
+        return jnp.pad(part_BKCM, ((0, 0), (0, 0), (0, 0), (first, 0)))
+    part_BKCM += total_BKCL[..., first : first + part_BKCM.shape[-1]]
+    return jax.lax.dynamic_update_slice_in_dim(total_BKCL, part_BKCM, first, axis=3)
+
+
+def _scores(q_BKSGC, k_BKCM, segments_BL, start: int, first: int, softcap: float, window: int):
+    """Capped and masked scores [B, K, S G, M] in float32 of scaled queries from `start` on and keys from `first` on."""
     B, K, S, G, C = q_BKSGC.shape
     M = k_BKCM.shape[-1]
-    age_SM = start + jnp.arange(S)[:, None] - jnp.arange(M)
+    age_SM = start + jnp.arange(S)[:, None] - (first + jnp.arange(M))
     visible_BSM = ((age_SM >= 0) & (age_SM < window) if window else age_SM >= 0)[None]
-    if segments is not None:
-        visible_BSM &= segments[0][:, :, None] == segments[1][:, None, :]
-    scores = jnp.matmul(q_BKSGC.reshape(B, K, S * G, C), k_BKCM, preferred_element_type=jnp.float32)
-    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
-    scores_BKSGM = jnp.where(visible_BSM[:, None, :, None], scores.reshape(B, K, S, G, M), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores_BKSGM, axis=-1).astype(q_BKSGC.dtype)
-    return jnp.matmul(weights.reshape(B, K, S * G, M), v_BKMC).reshape(B, K, S, G, C)
+    if segments_BL is not None:
+        visible_BSM &= segments_BL[:, start : start + S, None] == segments_BL[:, None, first : first + M]
+    s = _product(_rows(q_BKSGC), k_BKCM)
+    z = softcap * jnp.tanh(s / softcap) if softcap else s
+    # Finite, so that a difference of two is never nan; the row's own key is always visible, and exp(lowest - largest) is 0.
+    z = jnp.where(visible_BSM[:, None, :, None], z.reshape(B, K, S, G, M), jnp.finfo(jnp.float32).min)
+    return z.reshape(B, K, S * G, M)
