@@ -5,8 +5,8 @@ soft-cap (Kaiyuan-2B, section 1.4), without one of them, and without all three; 
 what float16 adds from what the rate does anyway. Runs of one seed see the same text in the same order.
 
 What is counted for each run: updates skipped because the gradient was not finite, those of them whose loss was not finite either (the
-forward pass overflowed), the largest value of every tensor in every layer, whether and where the run stopped because no loss scale
-helped, and the loss at its end.
+forward pass overflowed), the largest finite value of every tensor, whether the run stopped because no loss scale helped and which tensor of
+which layer overflowed first in its last step, and the loss at its end.
 """
 
 import dataclasses
@@ -177,7 +177,8 @@ def measured(run: Run) -> dict:
         "final_loss": None if stopped else final,
         "diverged": bool(stopped) or final > min(losses) + SPIKE,
         "headroom": min(line["headroom"] for line in lines if line.get("headroom") is not None),
-        "largest": {name: _top([line[f"largest/{name}"] for line in lines]) for name in tensors},
+        "largest": {name: max(v for line in lines if (v := line[f"largest/{name}"]) is not None) for name in tensors},
+        "overflowed": first_overflow(stopped["largest_by_layer"]) if stopped else None,
         "by_layer": {name: lines[-1].get(f"largest_by_layer/{name}") for name in tensors},
         "curves": {
             name: [line.get(name) for line in lines]
@@ -186,10 +187,15 @@ def measured(run: Run) -> dict:
     }
 
 
+def first_overflow(by_layer: dict[str, list[float | None]]) -> str | None:
+    """`layer 3: feedforward`, the first tensor in the order of computation that was not finite (None) in a step; None if all were."""
+    order = ("query", "key", "value", "attention", "gated", "feedforward", "residual")
+    for layer in range(len(by_layer["residual"])):
+        for name in order:
+            if by_layer[name][layer] is None:
+                return f"layer {layer}: {name}"
+    return None
+
+
 def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def _top(values: list[float | None]) -> float | None:
-    """The largest, None (not finite) if one is."""
-    return None if None in values else max(values)

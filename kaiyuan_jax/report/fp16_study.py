@@ -95,17 +95,18 @@ def layers(runs: list[dict]) -> bytes:
 
 def table(runs: list[dict]) -> str:
     """Markdown: one row a variant, seeds apart in a cell by ` / `."""
-    header = ["variant", "skipped", "of them in the forward pass", "stopped at", "least headroom (bits)"]
-    header += ["largest residual", "gated", "feed-forward", "attention", "scores <=", "logits <=", "final loss"]
+    header = ["variant", "skipped", "of them in the forward pass", "stopped at", "first to overflow", "least headroom (bits)"]
+    header += ["largest finite residual", "gated", "feed-forward", "attention", "scores <=", "logits <=", "final loss"]
     lines = [header, ["---"] * len(header)]
     for name, label in LABELS.items():
         repeats = [run for run in runs if run["variant"] == name]
         if not repeats:
             continue
         cells = [label, *(_cell(run[key] for run in repeats) for key in ("skipped", "nonfinite_loss"))]
-        cells += [_cell((run["stopped"] for run in repeats), "no"), _cell(f"{run['headroom']:.1f}" for run in repeats)]
+        cells += [_cell((run["stopped"] for run in repeats), "no"), _cell(run["overflowed"] for run in repeats)]
+        cells.append(_cell(f"{run['headroom']:.1f}" for run in repeats))
         for tensor in ("residual", "gated", "feedforward", "attention", "scores", "logits"):
-            cells.append(_cell((_short(run["largest"].get(tensor)) for run in repeats), "overflow"))
+            cells.append(_cell(_short(run["largest"][tensor]) for run in repeats))
         cells.append(_cell(("-" if run["final_loss"] is None else _final(run)) for run in repeats))
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
@@ -115,8 +116,8 @@ def _final(run: dict) -> str:
     return f"{run['final_loss']:.2f}" + (" (diverged)" if run["diverged"] else "")
 
 
-def _short(value: float | None) -> str | None:
-    return None if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cell(values, absent: str = "-") -> str:
