@@ -1,0 +1,52 @@
+"""The study of float16 in small: it trains, collects and draws, and does nothing twice."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kaiyuan_jax.data.store_write import write_store
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def study(*flags):
+    done = subprocess.run([sys.executable, "launch/study_fp16.py", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("store"), np.random.default_rng(0)
+    texts = [(f"d{i}", float(i), 60, (1 + np.cumsum(random.integers(1, 4, 30)) % 50).astype(np.uint16)) for i in range(100)]
+    write_store(folder / "text", documents=texts, tokenizer_json="{}", vocabulary=64, eod=0)
+    return str(folder / "text")
+
+
+def test_one_command_trains_collects_and_draws_and_again_does_nothing(store, tmp_path):
+    flags = ["--quick", "--seeds=1", "--variants=recipe,none_float32", f"--store={store}", f"--output={tmp_path}"]
+    code, out, error = study(*flags)
+    assert code == 0, error
+    assert "recipe_rate0.1_seed0: 8 steps" in out and "| without all three, float32 |" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [run["variant"] for run in results["runs"]] == ["recipe", "none_float32"] * 2
+    for run in results["runs"]:
+        assert run["stopped"] is None and run["headroom"] > 0 and len(run["by_layer"]["residual"]) == 2
+    assert {"curves_0.1.png", "layers_0.03.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+    written = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("metrics.jsonl"))]
+    code, out, error = study(*flags)
+    assert code == 0, error
+    assert [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("metrics.jsonl"))] == written
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--store=nowhere", "prepare_quickstart.py"), ("--variants=recipe,half", "--variants: found 'half', must be among recipe")],
+)
+def test_what_cannot_run_is_said_before_any_work(flag, message, store, tmp_path):
+    code, _, error = study("--quick", f"--store={store}", f"--output={tmp_path}/out", flag)
+    assert code == 2 and message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
