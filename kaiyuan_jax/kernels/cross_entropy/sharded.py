@@ -32,8 +32,8 @@ class Layout:
     @classmethod
     def of(cls, place: Placement, x_BLD, head_DV) -> "Layout":
         def axes(letter, size):
-            found = place.axes(letter)
-            return found if found and ways(place.mesh, found) > 1 and size % ways(place.mesh, found) == 0 else ()
+            found = tuple(axis for axis in place.axes(letter) if place.mesh.shape[axis] > 1)
+            return found if found and size % ways(place.mesh, found) == 0 else ()
 
         batch, vocabulary = axes("B", x_BLD.shape[0]), axes("V", head_DV.shape[1])
         width = axes("d", x_BLD.shape[2])

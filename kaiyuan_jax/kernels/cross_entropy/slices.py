@@ -27,12 +27,11 @@ class Sizes:
         """For loops over tokens that keep an [S, V] copy of the softmax between two passes over the vocabulary.
 
         Every chunk of tokens reads and writes the head's float32 gradient once, so chunks should be long; the copy, and so the chunk, is
-        bounded by 0.3 GiB: 1,024 tokens of 151,936 columns. 32 MiB of float32 logits stay in a TPU's vector memory (seen in programs
-        compiled for v5e and v5p) and fit an H200's L2; on CPUs 8 MiB stay in cache.
+        bounded by 0.3 GiB: 1,024 tokens of 151,936 columns. 16 MiB of float32 logits fit vector memory and L2; on CPUs 8 MiB stay in cache.
         """
         if platform in ("tpu", "gpu"):
-            tokens = max(LANES, min(8192, int(0.3 * 2**30) // (itemsize * V) // LANES * LANES))
-            return cls(tokens, max(4 * LANES, 2**23 // tokens))
+            tokens = max(LANES, min(4096, int(0.3 * 2**30) // (itemsize * V) // LANES * LANES))
+            return cls(tokens, max(4 * LANES, 2**22 // tokens))
         return cls(512, 4096)
 
     @classmethod
