@@ -79,8 +79,7 @@ def analyse(target: topology.Target, experiment: config.Experiment, mesh, progra
     tokens = experiment.data.batch_size * length / len(devices)
     kernels = hlo.kernels(program)
     products = hlo.products(program)
-    attention = any("attention" in name.lower() or "splash" in name.lower() or "flash" in name.lower() for name in kernels)
-    executed = products + (roofline.attention_kernel_flops(model, tokens, length) if attention else 0.0)
+    executed = products + roofline.attention_kernel_flops(model, kernels, tokens, length)
     exchanged, seconds = {}, 0.0
     for one in hlo.collectives(program, len(devices)):
         speed = roofline.wires(target, [_place(target, devices[i], i) for i in one.devices])

@@ -4,8 +4,8 @@
 
 0.7 of the peak is what large matrix products reach; the rest is taken as perfectly overlapped, so the result is a bound and no forecast.
 
-FLOPs: products of the compiled program (sharding/hlo.py) and, where attention is a kernel whose products the text does not show, 2 forward
-and 5 backward products over half of the square, the forward ones twice where the layer is recomputed.
+FLOPs: products of the compiled program (sharding/hlo.py) and, where attention is a kernel whose products the text does not show, those over
+half of the square: 2 every time it runs forward; backward 5, or 7 where one kernel makes dq and another dk and dv.
 Memory: AdamW reads and writes parameter, two moments and gradient in float32; every pass writes and reads the layers' weights in the
 compute dtype and, of each layer, 6 D + 4 H C + 4 K C + 3 F numbers per token.
 Wires: along the sides of a torus in which the devices of a group differ, both ways where the side closes to a ring, else half; a GPU's
@@ -14,7 +14,7 @@ NVLink inside a host, its network card between hosts.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kaiyuan_jax import config
 from kaiyuan_jax.models import flops
@@ -59,10 +59,16 @@ class Roofline:
         return self.executed / self.seconds / self.peak
 
 
-def attention_kernel_flops(model: config.Model, tokens: float, length: int) -> float:
-    """Products inside attention kernels for `tokens` tokens, by the convention above."""
-    forward = 2 * (2 if model.remat == "full" or (model.remat == "names" and "attention_out" not in model.remat_names) else 1)
-    return (forward + 5) * model.layers * model.heads * model.head_size * float(length) * tokens
+def attention_kernel_flops(model: config.Model, kernels: Mapping[str, int], tokens: float, length: int) -> float:
+    """FLOPs inside attention kernels for `tokens` tokens, by the convention above; `kernels` as `hlo.kernels` gives them.
+
+    Attention is what runs once, or a few times, for every layer of the scan.
+    """
+    runs = {source: times / model.layers for source, times in kernels.items() if "while/body" in source and times % model.layers == 0}
+    backward = sum(times for source, times in runs.items() if "transpose(" in source and "rematted" not in source)
+    forward = sum(runs.values()) - backward
+    products = 2 * forward + (0 if not backward else 5 if backward == 1 else 7)
+    return products * model.layers * model.heads * model.head_size * float(length) * tokens
 
 
 def memory_traffic(model: config.Model, precision: config.Precision, chips: int, tensor: int, tokens: float) -> float:
