@@ -20,7 +20,7 @@ from kaiyuan_jax.models.hf import layout, read, safetensors_files
 from kaiyuan_jax.models.loss import token_losses
 
 FOLDER = pathlib.Path(os.environ.get("KAIYUAN_GOLDENS", pathlib.Path(__file__).parents[2] / "parity" / "goldens"))
-CASES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+CASES = sorted(path.parent.name for path in FOLDER.glob("*/inputs"))
 CLOSE = 1e-4
 
 
