@@ -1,7 +1,8 @@
 """One function for causal attention, whatever computes it.
 
 Every implementation is a file beside this one with `attention` and `supports`, which gives the reason why it cannot take a case on a kind
-of device, or nothing. ORDER says which are tried on which platform; the reference takes part by name only.
+of device, or nothing. It names its output "attention_out" for rematerialisation, with the log-sum-exp where it has one, and nobody else
+does: what is named twice is kept twice. ORDER says which are tried on which platform; the reference takes part by name only.
 """
 
 import functools

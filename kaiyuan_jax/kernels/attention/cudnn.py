@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # Device kind -> largest head size. Kinds that are not named have not been looked up, not been found wanting.
 HEAD_SIZES = {"A100": 128, "A800": 128, "L40S": 128, "H100": 256, "H200": 256, "H800": 256, "H20": 256, "GH200": 256}
@@ -49,4 +50,5 @@ def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0,
     if segments_BL is not None or softcap:
         raise ValueError("cuDNN attention: found documents or a soft-cap, must be plain causal attention or a window")
     left = (window - 1, 0) if window else None
-    return jax.nn.dot_product_attention(q_BLHC, k_BLKC, v_BLKC, is_causal=True, local_window_size=left, implementation="cudnn")
+    o_BLHC = jax.nn.dot_product_attention(q_BLHC, k_BLKC, v_BLKC, is_causal=True, local_window_size=left, implementation="cudnn")
+    return checkpoint_name(o_BLHC, "attention_out")

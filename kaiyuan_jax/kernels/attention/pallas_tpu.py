@@ -85,5 +85,6 @@ def _kernel(L: int, H: int, softcap: float, window: int, blocks: tiles.Blocks, i
         q_seq_shards=1,
         block_sizes=sizes,
         attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name="attention_out",  # kept under the name of the heads' output, it need not be computed again
         interpret=interpret,
     )

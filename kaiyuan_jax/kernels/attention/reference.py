@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def supports(q_shape, k_shape, dtype, segments: bool, softcap: float, window: int, device_kind: str) -> str:
@@ -23,4 +24,5 @@ def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0,
         scores_BHLM = jnp.einsum("BLHC,BMHC->BHLM", q_BLHC, k_BMHC) / jnp.sqrt(C)
         scores_BHLM = softcap * jnp.tanh(scores_BHLM / softcap) if softcap else scores_BHLM
         weights_BHLM = jax.nn.softmax(jnp.where(visible_BLM[:, None], scores_BHLM, -jnp.inf), axis=-1)
-        return jnp.einsum("BHLM,BMHC->BLHC", weights_BHLM, v_BMHC).astype(dtype)
+        o_BLHC = jnp.einsum("BHLM,BMHC->BLHC", weights_BHLM, v_BMHC).astype(dtype)
+        return checkpoint_name(o_BLHC, "attention_out")

@@ -18,6 +18,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def supports(q_shape, k_shape, dtype, segments: bool, softcap: float, window: int, device_kind: str) -> str:
@@ -63,7 +64,8 @@ def _forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
         o = _product(p.astype(q_BKLGC.dtype), v_BKLC[:, :, first:end]) / total
         outputs.append(o.astype(q_BKLGC.dtype).reshape(q_BKSGC.shape))
         sums.append((largest + jnp.log(total)).reshape(q_BKSGC.shape[:-1]))
-    o_BKLGC, logsumexp_BKLG = jnp.concatenate(outputs, axis=2), jnp.concatenate(sums, axis=2)
+    # Both carry the name under which a layer keeps the heads' output: backward then needs no second forward pass.
+    o_BKLGC, logsumexp_BKLG = (checkpoint_name(jnp.concatenate(parts, axis=2), "attention_out") for parts in (outputs, sums))
     return o_BKLGC, (q_BKLGC, k_BKCL, v_BKCL, segments_BL, o_BKLGC, logsumexp_BKLG)
 
 

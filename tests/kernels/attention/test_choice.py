@@ -1,5 +1,7 @@
 """Which implementation of attention runs where, what is said of it, and that a mesh changes nothing but where."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 
 from kaiyuan_jax import config, config_check
-from kaiyuan_jax.kernels.attention import api, reference
+from kaiyuan_jax.kernels.attention import api, pallas_tpu, reference, xla
 from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.sharding import mesh, rules
 from tests.kernels.attention.cases import assert_equal, tensors, value_and_gradients
@@ -106,3 +108,24 @@ def test_devices_hold_their_own_heads_and_exchange_nothing_when_tensor_does_not_
     compiled = jax.jit(lambda q, k, v, s: api.attention(q, k, v, segments_BL=s, place=place)).lower(*arrays).compile()
     assert not any(word in compiled.as_text() for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
     assert compiled(*arrays).sharding.shard_shape(q.shape) == (2, 12, 2, 8)
+
+
+@pytest.mark.parametrize(
+    "attend, beside",
+    [
+        (xla.attention, ["f32[1,2,40,2]"]),  # the log-sum-exp, [B, K, L, G]
+        (functools.partial(pallas_tpu.attention, device_kind="TPU v4"), ["f32[1,4,128]"]),  # [B, H, L], padded
+        (reference.attention, []),
+    ],
+    ids=["xla", "pallas_tpu", "reference"],
+)
+def test_keeping_attention_out_keeps_the_output_once_and_what_spares_a_second_forward_pass(attend, beside, capsys):
+    q, k, v, _ = tensors(1, 1, 40, 4, 2, 8)
+
+    def branch(q, k, v, weight):
+        return jnp.sum(jnp.einsum("BLHC,HCD->BLD", attend(2 * q, 2 * k, 2 * v), weight) ** 2)
+
+    policy = jax.checkpoint_policies.save_only_these_names("attention_out")
+    jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(branch, policy=policy), q, k, v, jnp.ones((4, 8, 16)))
+    kept = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "argument" not in line and "constant" not in line]
+    assert len(kept) == 1 + len(beside) and set(beside) <= set(kept)
