@@ -36,7 +36,7 @@ class Blocks:
 
 # By head size. Chosen by what fits (228 KiB of shared memory, 240 registers a thread without spills), not yet by timing on any device.
 BLOCKS = {
-    64: Blocks(forward_stages=3, dq_keys=128, dq_stages=3, dkv_queries=64, dkv_stages=3),
+    64: Blocks(forward_stages=3, dq_keys=64, dq_stages=4, dkv_queries=64, dkv_stages=3),
     128: Blocks(forward_stages=2, dq_keys=64, dq_stages=3, dkv_queries=64, dkv_stages=2),
 }
 HOPPER = ("H100", "H200", "H800", "GH200", "H20")  # device kinds of compute capability 9.0, which alone have WGMMA

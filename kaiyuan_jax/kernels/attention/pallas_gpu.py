@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from kaiyuan_jax.kernels.attention.mosaic_backward import backward
 from kaiyuan_jax.kernels.attention.mosaic_forward import forward
@@ -45,7 +46,9 @@ def _attention(case: Case, q_BLHC, k_BLKC, v_BLKC, segments_BL):
 
 
 def _attention_forward(case: Case, q_BLHC, k_BLKC, v_BLKC, segments_BL):
-    o_BLHC, lse_BHL = forward(q_BLHC, k_BLKC, v_BLKC, segments_BL, case)
+    # Both carry the name under which the layer keeps the heads' output: backward then needs no second forward pass.
+    outputs = forward(q_BLHC, k_BLKC, v_BLKC, segments_BL, case)
+    o_BLHC, lse_BHL = (checkpoint_name(x, "attention_out") for x in outputs)
     return o_BLHC, (q_BLHC, k_BLKC, v_BLKC, segments_BL, o_BLHC, lse_BHL)
 
 

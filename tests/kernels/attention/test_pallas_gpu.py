@@ -155,3 +155,19 @@ def test_program_for_hopper_is_three_kernels_and_neither_scores_nor_repeated_key
     assert f"{H}x{L}xf32" in text  # the log-sum-exp
     for shape in (f"x{C}xf32>", f"{L}x{L}x", f"{B}x{H}x{L}x{C}"):
         assert shape not in text, shape
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("C", "documents", "softcap", "window"), [(128, False, 0.0, 0), (128, True, 30.0, 300), (64, True, 0.0, 0)])
+def test_card_itself_gives_the_definition_and_the_same_bits_at_every_run(C, documents, softcap, window, dtype):
+    if pallas_gpu.supports((1, 1, 1, 64), (1, 1, 1, 64), dtype, False, 0.0, 0, jax.devices()[0].device_kind):
+        pytest.skip("this machine has no Hopper GPU")
+    *arrays, segments = tensors(2, 2, 2000, 8, 4, C, dtype)
+    case = {"segments_BL": segments if documents else None, "softcap": softcap, "window": window}
+    got = value_and_gradients(pallas_gpu.attention, *arrays, **case)
+    for _ in range(20):
+        for a, b in zip(got, value_and_gradients(pallas_gpu.attention, *arrays, **case), strict=True):
+            np.testing.assert_array_equal(a, b)
+    want = value_and_gradients(reference.attention, *(x.astype(jnp.float32) for x in arrays), **case)
+    for name, a, b in zip(("o", "dq", "dk", "dv"), got, want, strict=True):
+        assert np.linalg.norm(a - b) < 2**-7 * np.linalg.norm(b), name
