@@ -16,15 +16,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kaiyuan_jax import config
+from kaiyuan_jax.kernels.head_norm.api import head_norm
+from kaiyuan_jax.kernels.head_norm.xla import rms_norm, rotate
 from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models.statistics import record, record_scores
-
-
-def rms_norm(x, gain, epsilon: float):
-    """x / sqrt(mean(x^2) + epsilon) * gain over the last axis, in float32; returned in x's dtype."""
-    x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
-    return (x32 * scale * gain.astype(jnp.float32)).astype(x.dtype)
 
 
 def rope_angles(positions_BL, head_size: int, base: float):
@@ -32,13 +27,6 @@ def rope_angles(positions_BL, head_size: int, base: float):
     frequency = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
     angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
     return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x_BLHC, angles):
-    """Rotates the pairs (i, i + C/2), the layout of Qwen and Llama checkpoints."""
-    cos, sin = angles
-    first, second = jnp.split(x_BLHC.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHC.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,20 +81,23 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD, angles, attend, place: Placement, found: dict | None = None):
         """The branch's output and what `attend(q_BLHC, k_BLKC, v_BLKC, softcap=, window=)` kept beside its own."""
         x_BLD = rms_norm(x_BLD, self.norm_D, self.epsilon)
-        q_BLHC = project("BLD,DHC->BLHC", x_BLD, self.query_DHC)
-        k_BLKC = project("BLD,DKC->BLKC", x_BLD, self.key_DKC)
+        q_BLHC = checkpoint_name(project("BLD,DHC->BLHC", x_BLD, self.query_DHC), "query_projection")
+        k_BLKC = checkpoint_name(project("BLD,DKC->BLKC", x_BLD, self.key_DKC), "key_projection")
         v_BLKC = project("BLD,DKC->BLKC", x_BLD, self.value_DKC)
         for name, tensor in (("query", q_BLHC), ("key", k_BLKC), ("value", v_BLKC)):
             record(found, name, tensor)
-        if self.query_norm_C is not None:
-            q_BLHC = rms_norm(q_BLHC, self.query_norm_C, self.epsilon)
-            k_BLKC = rms_norm(k_BLKC, self.key_norm_C, self.epsilon)
-        record_scores(found, q_BLHC, k_BLKC)
-        q_BLHC = checkpoint_name(place.constrain(rotate(q_BLHC, angles), "BLHC"), "query")
-        k_BLKC = checkpoint_name(place.constrain(rotate(k_BLKC, angles), "BLKC"), "key")
+        if self.query_norm_C is None:
+            q_BLHC, k_BLKC = rotate(q_BLHC, angles), rotate(k_BLKC, angles)
+        else:
+            q_BLHC = head_norm(q_BLHC, self.query_norm_C, angles, self.epsilon, place=place)
+            k_BLKC = head_norm(k_BLKC, self.key_norm_C, angles, self.epsilon, place=place)
+        record_scores(found, q_BLHC, k_BLKC)  # of lengths, which a rotation leaves as they are
+        q_BLHC = checkpoint_name(place.constrain(q_BLHC, "BLHC"), "query")
+        k_BLKC = checkpoint_name(place.constrain(k_BLKC, "BLKC"), "key")
         v_BLKC = checkpoint_name(place.constrain(v_BLKC, "BLKC"), "value")
         a_BLHC, kept = attend(q_BLHC, k_BLKC, v_BLKC, softcap=self.softcap, window=self.window)
         out_BLD = project("BLHC,HCD->BLD", checkpoint_name(a_BLHC, "attention_out"), self.out_HCD)
+        out_BLD = checkpoint_name(out_BLD, "attention_branch")
         record(found, "attention", out_BLD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon), kept
 
@@ -129,7 +120,7 @@ class FeedForward(nnx.Module):
         gate_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.gate_DF), "BLF"), "gate")
         up_BLF = checkpoint_name(place.constrain(project("BLD,DF->BLF", x_BLD, self.up_DF), "BLF"), "up")
         gated_BLF = jax.nn.silu(gate_BLF) * up_BLF
-        out_BLD = project("BLF,FD->BLD", gated_BLF, self.down_FD)
+        out_BLD = checkpoint_name(project("BLF,FD->BLD", gated_BLF, self.down_FD), "feedforward_branch")
         record(found, "gated", gated_BLF)
         record(found, "feedforward", out_BLD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon)

@@ -44,6 +44,8 @@ def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
 
     def objective(params, batch, scale):
         statistics = {} if measures(experiment) else None
+        if not experiment.data.mask_documents:  # a row is one segment: attention without segments has faster kernels
+            batch = batch | {"segments_BL": None}
         scaled, loss_BL, logsumexp_BL = loss.mean_objective(
             decoder.merge(graphdef, params), batch, place, statistics, z_loss=z_loss, scale=scale
         )

@@ -6,7 +6,6 @@ the stall. The largest model whose state leaves room on disk and in host memory 
 
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from kaiyuan_jax.experiments.accelerator.train_step import LENGTH, POLICIES, Pro
 from kaiyuan_jax.models import flops
 
 STEPS = 6
-WRITING = 0.3e9  # bytes/s that a slow disk writes; a state that would take longer than the section is not tried
+WRITING = 1.2e9  # bytes/s that a disk is taken to write: a state that would take longer than the section is not tried
 
 
 def measure(job: Job) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="kaiyuan_checkpoint_"))
-    try:
-        job.attempt(lambda: _measure(job, size := chosen(job, folder), folder) | {"model": size}, needs=0)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(job.rows).parent / "checkpoints"  # deleted with the section, however it ends
+    folder.mkdir()
+    job.attempt(lambda: _measure(job, chosen(job, folder), folder), needs=0)
 
 
 def chosen(job: Job, folder: Path) -> str:
@@ -36,7 +33,7 @@ def chosen(job: Job, folder: Path) -> str:
         return "tiny"
     disk = shutil.disk_usage(folder).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    room = min(disk / 2, memory / 3, max(0.0, job.left() - 25) * WRITING * 4)
+    room = min(disk / 2, memory / 3, max(0.0, job.left() - 25) * WRITING)
     fitting = [size for size in ("2b", "0.5b", "0.1b") if 12 * flops.parameters(shapes.model(size)) < room]
     if not fitting:
         raise MemoryError(f"no size fits: {disk / 2**30:.0f} GiB of disk and {memory / 2**30:.0f} GiB of host memory are free")
@@ -66,13 +63,14 @@ def _measure(job: Job, size: str, folder: Path) -> dict:
     blocked = time.perf_counter() - begin
     now, beside = steps(now, STEPS)
     result = {
+        "model": size,
         "state_gb": size_bytes / 1e9,
         "step_ms": alone * 1e3,
         "save_returns_after_s": blocked,
         "copied_gb_per_second": size_bytes / blocked / 1e9,
         "step_while_writing_ms": beside * 1e3,
     }
-    job.record(what="before the write was over", model=size, **result)
+    job.record(what="before the write was over", **result)
     checkpoints.wait()
     written = time.perf_counter() - begin
     checkpoints.close()

@@ -7,14 +7,18 @@ Gains and angles are small and not counted. Nothing here is bound by arithmetic,
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from kaiyuan_jax.experiments.accelerator import timing
+from kaiyuan_jax.experiments.accelerator import timing, traffic
 from kaiyuan_jax.experiments.accelerator.child import Job
-from kaiyuan_jax.models.layers import rms_norm, rope_angles, rotate
+from kaiyuan_jax.kernels.head_norm import api
+from kaiyuan_jax.kernels.placement import Placement
+from kaiyuan_jax.models.layers import rms_norm, rope_angles
+from kaiyuan_jax.sharding import topology
 
 EPSILON = 1e-6
 SHAPE = (8, 4096, 2048, 16, 8, 128)  # B, L, D, H, K, C of the 2.03B model
@@ -37,21 +41,24 @@ def residual(x_BLD, out_BLD, post_D, norm_D):
     return h_BLD, rms_norm(h_BLD, norm_D, EPSILON)
 
 
-def heads(q_BLHC, k_BLKC, query_C, key_C, *angles):
+def heads(q_BLHC, k_BLKC, query_C, key_C, *angles, device_kind: str, implementation: str | None):
     """Queries and keys as attention takes them."""
-    return tuple(rotate(rms_norm(x, gain, EPSILON), angles) for x, gain in ((q_BLHC, query_C), (k_BLKC, key_C)))
+    options = dict(place=Placement(device_kind), implementation=implementation)
+    return tuple(api.head_norm(x, gain, angles, EPSILON, **options) for x, gain in ((q_BLHC, query_C), (k_BLKC, key_C)))
 
 
-def pieces(B: int, L: int, D: int, H: int, K: int, C: int) -> tuple[Piece, ...]:
+def pieces(B: int, L: int, D: int, H: int, K: int, C: int, device_kind: str) -> tuple[Piece, ...]:
+    """Each by XLA, and by a kernel of ours where there is one for the device."""
     stream = jax.ShapeDtypeStruct((B, L, D), jnp.bfloat16)
     q, k = (jax.ShapeDtypeStruct((B, L, n, C), jnp.bfloat16) for n in (H, K))
     gain_D, gain_C = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (D, C))
     angle = jax.ShapeDtypeStruct((B, L, 1, C // 2), jnp.float32)
     unit, both = 2 * B * L * D, 2 * B * L * (H + K) * C
-    return (
-        Piece("residual + sandwich norm", residual, (stream, stream, gain_D, gain_D), (), 4 * unit, 6 * unit),
-        Piece("QK-norm + RoPE", heads, (q, k, gain_C, gain_C), (angle, angle), 2 * both, 3 * both),
-    )
+    found = [Piece("residual + sandwich norm: XLA", residual, (stream, stream, gain_D, gain_D), (), 4 * unit, 6 * unit)]
+    for name in ("xla", "pallas_tpu") if device_kind.startswith("TPU") else ("xla",):
+        function = functools.partial(heads, device_kind=device_kind, implementation=name)
+        found.append(Piece(f"QK-norm + RoPE: {name}", function, (q, k, gain_C, gain_C), (angle, angle), 2 * both, 3 * both))
+    return tuple(found)
 
 
 def backward(piece: Piece) -> Callable:
@@ -65,7 +72,7 @@ def measure(job: Job) -> None:
     x = jax.random.normal(jax.random.key(0), (elements,), jnp.bfloat16)
     speed = 2 * x.nbytes / timing.seconds(jax.jit(lambda x: x + 1), x)
     job.record(what="read and write", gb_per_second=speed / 1e9)
-    for piece in pieces(*shape):
+    for piece in pieces(*shape, jax.devices()[0].device_kind):
         job.attempt(lambda p=piece: _measure(p, speed, shape), needs=0, what=piece.name)
 
 
@@ -83,3 +90,29 @@ def _measure(piece: Piece, speed: float, shape: tuple) -> dict:
         "backward_ms": two * 1e3,
         "backward_over_floor": two / (piece.backward_bytes / speed),
     }
+
+
+def compiled(target: topology.Target) -> list[dict]:
+    """Gigabytes that every piece moves when it is compiled for `target`, over its floor; in a process with the target's environment."""
+    device = topology.devices(target)[0]
+    here = jax.sharding.SingleDeviceSharding(device)
+    rows = []
+    for piece in pieces(*SHAPE, target.device_kind):
+        arrays, angles = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (piece.arrays, piece.angles))
+        outputs = jax.eval_shape(piece.function, *piece.arrays, *piece.angles)
+        cotangents = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), outputs)
+        with jax.default_device(device):
+            forward = jax.jit(piece.function).lower(*arrays, *angles).compile()
+            both = jax.jit(backward(piece)).lower(arrays, angles, cotangents).compile()
+        moved = [traffic.total(program.as_text()) for program in (forward, both)]
+        rows.append(
+            {
+                "target": target.name,
+                "piece": piece.name,
+                "forward_gb": moved[0] / 1e9,
+                "over_floor": moved[0] / piece.forward_bytes,
+                "backward_gb": moved[1] / 1e9,
+                "backward_over_floor": moved[1] / piece.backward_bytes,
+            }
+        )
+    return rows

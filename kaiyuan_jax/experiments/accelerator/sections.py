@@ -16,8 +16,8 @@ class Section:
 
 SECTIONS = (
     Section("ceilings", f"{PACKAGE}.ceilings", 30),
-    Section("step", f"{PACKAGE}.train_step", 110, options=dict(variants="bfloat16")),
-    Section("torch_step", f"{PACKAGE}.torch_step", 140, torch=True),
+    Section("step", f"{PACKAGE}.train_step", 120, options=dict(variants="bfloat16")),
+    Section("torch_step", f"{PACKAGE}.torch_step", 130, torch=True),
     Section("step_plain", f"{PACKAGE}.train_step", 60, options=dict(variants="plain")),
     Section("step_fp16", f"{PACKAGE}.train_step", 60, options=dict(variants="float16")),
     Section("attention", f"{PACKAGE}.attention_ops", 80),

@@ -4,9 +4,12 @@ Memory of a step grows by the same amount with every row, so two quick compilati
 batch is then compiled in earnest and its bytes are looked at before it runs. The state is that of training: float32 weights and moments.
 """
 
+import dataclasses
 import functools
+import gc
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +28,12 @@ from kaiyuan_jax.training import state, step
 LENGTH = 4096
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # rows that are tried
 ROOM = 0.97  # share of the device's memory that a program may fill
-# Two ways to spend memory: keep every matrix product's result and recompute norms, rotations and SwiGLU's product, or keep a layer's input.
+# How memory is spent: on every matrix product's result, so that norms, rotations and SwiGLU's product alone are made again; on a layer's
+# input alone; or on whatever JAX's differentiation keeps.
+PRODUCTS = ("query_projection", "key_projection", "value", "attention_out", "attention_branch", "feedforward_in")
+PRODUCTS += ("gate", "up", "feedforward_branch")
 POLICIES = {
-    "products": dict(remat="names", remat_names=("query", "key", "value", "attention_out", "feedforward_in", "gate", "up")),
+    "products": dict(remat="names", remat_names=PRODUCTS),
     "full": dict(remat="full"),
     "none": dict(remat="none"),
 }
@@ -75,7 +81,16 @@ class Program:
         self.update = lowered.compile({"xla_gpu_autotune_level": 0} if quick and device.platform == "gpu" else None)
         self.compile_seconds = time.perf_counter() - begin
 
+    def smaller(self) -> "Program":
+        """The same with the next smaller batch. Raises MemoryError after one row."""
+        rows = [candidate for candidate in BATCHES if candidate < self.experiment.data.batch_size]
+        if not rows:
+            raise MemoryError(f"one row needs {self.bytes() / 2**30:.1f} GiB, more than the device has")
+        data = dataclasses.replace(self.experiment.data, batch_size=rows[-1])
+        return Program(dataclasses.replace(self.experiment, data=data), self.mesh.devices.flat[0])
+
     def bytes(self) -> float:
+        """Of device memory that a step holds, the state among it; 0 where the backend does not say."""
         return (timing.compiled_bytes(self.update)["total_gib"] or 0.0) * 2**30
 
     def state(self):
@@ -97,25 +112,33 @@ def largest(first: tuple[int, float], second: tuple[int, float], limit: float, c
 
 
 def fitting(shape: config.Model, compute: str, length: int, device, limit: float) -> Program:
-    """The program of the largest batch that fits `limit` bytes, compiled. Raises MemoryError when not even the smallest does."""
-    probes = [(rows, Program(experiment(shape, compute, rows, length), device, quick=True).bytes()) for rows in (2, 4)]
-    rows = largest(*probes, limit, BATCHES)
-    while True:
-        program = Program(experiment(shape, compute, rows, length), device)
-        if program.bytes() <= limit:
-            return program
-        smaller = [candidate for candidate in BATCHES if candidate < rows]
-        if not smaller:
-            raise MemoryError(f"one row needs {program.bytes() / 2**30:.1f} GiB, the device has {limit / 2**30:.1f}")
-        rows = smaller[-1]
+    """The program of the largest batch that fits `limit` bytes, compiled. Raises MemoryError when not even one row does."""
+
+    def probe(rows: int) -> tuple[int, float]:
+        return rows, Program(experiment(shape, compute, rows, length), device, quick=True).bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = largest(*pool.map(probe, (1, 4)), limit, BATCHES)
+    program = Program(experiment(shape, compute, rows, length), device)
+    while program.bytes() > limit:
+        program = program.smaller()
+    return program
 
 
 def _measure(job: Job, shape: config.Model, compute: str, policy: str) -> dict:
     device = jax.devices()[0]
     length = 64 if job.tiny else LENGTH
     limit = ROOM * (device.memory_stats() or {}).get("bytes_limit", 0)
+    gc.collect()  # what the variant before has left
     program = fitting(shape, compute, length, device, limit) if limit else Program(experiment(shape, compute, 2, length), device)
-    seconds, objectives = timed(program, longest=min(12.0, 0.3 * job.left()))
+    while True:
+        try:
+            seconds, objectives = timed(program, longest=min(12.0, 0.3 * job.left()))
+            break
+        except jax.errors.JaxRuntimeError as error:  # memory was enough, but not in one piece
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        program = program.smaller()
     tokens = program.experiment.data.batch_size * length / seconds
     return {
         "batch": program.experiment.data.batch_size,
@@ -123,7 +146,6 @@ def _measure(job: Job, shape: config.Model, compute: str, policy: str) -> dict:
         **shapes.utilisation(shape, length, tokens, device.device_kind, full_remat=policy == "full"),
         "ms": seconds * 1e3,
         "compiled_gib": program.bytes() / 2**30,
-        "peak_gib": (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30 or None,
         "compile_seconds": program.compile_seconds,
         "objective": objectives[0],
         "objective_last": objectives[-1],
