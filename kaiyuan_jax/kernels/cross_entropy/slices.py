@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 LANES = 128  # columns that a TPU register or a GPU tile holds side by side
 
@@ -92,7 +93,9 @@ class Slice:
     def add_to(self, gradient_DV, part_DW):
         """gradient_DV with this slice's fresh columns of part_DW added; other columns of the part must be zero."""
         before_DW = jax.lax.dynamic_slice_in_dim(gradient_DV, self.start, part_DW.shape[1], 1)
-        return jax.lax.dynamic_update_slice_in_dim(gradient_DV, (before_DW + part_DW).astype(gradient_DV.dtype), self.start, 1)
+        sum_DW = (before_DW + part_DW).astype(gradient_DV.dtype)
+        gradient_DV = jax.lax.dynamic_update_slice_in_dim(gradient_DV, sum_DW, self.start, 1)
+        return with_layout_constraint(gradient_DV, Layout((0, 1)))  # else XLA for v6e sums up the transpose and copies all of it at the end
 
 
 def start_of_sums(S: int):
