@@ -12,10 +12,12 @@ that it holds beside it (.md).
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 from absl import flags as absl_flags
+from tqdm import tqdm
 
 from kaiyuan_jax import config, flags
 from kaiyuan_jax.experiments import ahead_of_time_table as table
@@ -40,14 +42,19 @@ def main(argv):
     targets = [topology.target(name) for name in TARGET.value]
     for target in targets:
         topology.environment(target)  # refuses a compiler that is not here before anything is compiled
-    for target in targets:
-        rows = max(1, ROWS.value // target.chip.devices)
+        if ROWS.value % target.chip.devices:
+            raise config.UserError(f"--batch_per_chip={ROWS.value}: JAX lists a {target.chip.name} as two devices; must be even")
+    for target in tqdm(targets, unit="target", disable=None):
+        rows = ROWS.value // target.chip.devices
         text = str(Path(HLO.value).absolute() / f"{target.name.replace(':', '_')}.txt") if HLO.value else ""
         arguments = {"experiment": config.to_json(experiment), "rows": rows, "text": text}
-        result = topology.call(target, "kaiyuan_jax.experiments.ahead_of_time:measure", arguments, timeout=TIMEOUT.value)
+        try:
+            result = topology.call(target, "kaiyuan_jax.experiments.ahead_of_time:measure", arguments, timeout=TIMEOUT.value)
+        except subprocess.TimeoutExpired:
+            raise config.UserError(f"--timeout={TIMEOUT.value}: {target.name} was not compiled by then; give more seconds") from None
         command = shlex.join(["python", *(part for part in sys.argv if not part.startswith(("--target", "--output", "--hlo")))])
-        result |= {"command": f"{command} --target={target.name}", "rows": rows, "remat": experiment.model.remat}
-        print(table.page(target.name, result))
+        result |= {"command": f"{command} --target={target.name}", "rows": ROWS.value, "remat": experiment.model.remat}
+        tqdm.write(table.page(target.name, result))
         if OUTPUT.value:
             path = Path(OUTPUT.value)
             kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
