@@ -64,6 +64,7 @@ def test_a_gradient_that_overflows_skips_the_update_and_nothing_else(one_device)
     begin, update = one_device
     before = jax.device_get(begin(2.0**40))
     now, measured = update(begin(2.0**40))
+    # the loss is finite, so that it is the scale, there before cotangents are cast to float16, that makes the gradient overflow
     assert measured["finite"] and measured["skipped"] and np.isfinite(measured["loss_B"]).all()
     after = jax.device_get(now)
     for name in ("params", "opt_state", "average", "key"):
@@ -140,10 +141,6 @@ def test_gradients_equal_those_of_float32_to_the_precision_of_float16(tiny):
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert one.dtype == jnp.float32
         assert float(jnp.linalg.norm(one - other)) <= 0.01 * float(jnp.linalg.norm(other))
-    # with a scale too small the cotangents fall below float16's smallest number: the scale is there before the first cast
-    _, _, lost = halved(jnp.float32(2.0**-13))
-    zeros = [sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(tree["layers"])) for tree in (got, lost)]
-    assert zeros[1] > zeros[0] + 100
 
 
 def test_float32_and_bfloat16_have_no_scale_in_their_state(tiny, device_mesh):
