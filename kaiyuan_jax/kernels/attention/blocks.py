@@ -5,14 +5,14 @@ elements and multiplies 4 q k C, so larger tiles mean less traffic and fewer ste
 whole, so with tiles of b a row of L costs (L / b) (L / b + 1) / 2 of them: at L = 4096, 12% more than half of the square for b = 512, 25%
 for 1024, 50% for 2048. Windows and short documents want small tiles for the same reason.
 
-Where the table's entries come from. No TPU was at hand: none of them has been timed here; every one is compiled, forward and backward,
-for v5e, v5p and v6e within the compiler's default VMEM limit by tests/kernels/attention/test_compile.py.
-  512 everywhere, three kernels    MaxText's default for splash attention on every generation, and what its v5e and v5p recipes use
-  2048 queries x 512 keys          MaxText's v6e (Trillium) recipes use 1024 or 2048 queries, together with a raised VMEM limit; 1024 is
-                                   the larger of the two that needs no flag
-JAX's own default is 128 everywhere, which its source calls a placeholder. A fused backward pass (one kernel for dq, dk and dv; five
-matrix products instead of seven) writes dq once for every block of keys and sums those: L / 1024 times the size of q in memory, 64 MiB a
-sequence of 4096 in the 2B model. Recipes choose it on some generations only, so it stays off until it can be timed.
+Where the table's entries come from. No TPU was at hand: none of them has been timed here, and v4 and tpu7x were only lowered, not compiled.
+  512 everywhere, three kernels    MaxText's default for splash attention; its v5e recipes for Llama 2 leave it so, that for Llama 3.1 at
+                                   8,192 tokens sets 2048 and a fused backward pass, with a raised VMEM limit
+  1024 queries x 512 keys          MaxText's v6e (Trillium) recipes: 1024 or 2048 queries, also with a raised limit; tpu7x by analogy
+tests/kernels/attention/test_compile.py compiles the table's tiles for v5e, v5p and v6e within the default limit. JAX's own default is 128
+everywhere, and its source asks for better. A fused backward pass (one kernel for dq, dk and dv; five matrix products instead of seven)
+writes dq once for every block of keys and sums those: L / 1024 times the size of q, 64 MiB a sequence of 4096 in the 2B model. Recipes
+choose it on some generations only, so it stays off until it can be timed.
 """
 
 import dataclasses
