@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kaiyuan_jax import config as c
 from kaiyuan_jax import files
+from kaiyuan_jax.experiments import curves
 
 SOURCES = {"prose": 0.3, "code": 0.3, "math": 0.2, "chinese": 0.2}  # as in configs/quickstart.py
 END = 0.1  # share of a run's metrics lines that its final loss is the mean of
@@ -160,9 +161,7 @@ def collect(study: Study) -> Path:
 
 def measured(run: Run) -> dict:
     """What one run showed: its facts, and by metrics line its loss, headroom, loss scale and largest values."""
-    from kaiyuan_jax.training import metrics
-
-    lines = metrics.read(run.folder / "metrics.jsonl")
+    lines = curves.lines(run.folder)
     losses = [line["loss"] for line in lines if line.get("loss") is not None and math.isfinite(line["loss"])]
     stopped = json.loads(run.stopped.read_text()) if run.stopped else None
     final = mean(losses[-max(1, round(END * len(losses))) :])
