@@ -51,10 +51,10 @@ def test_chunks_of_a_long_row_never_hold_the_square_of_scores():
 
 
 def scores_computed(L, chunk, window):
-    """Query-key pairs of all the products that the lowered program makes, over those that a head's square has."""
+    """Scores of one key head that the lowered program makes, forward and backward, over the pairs of the row's square."""
     shapes = [line.split("->")[1] for line in gradient_program(L, chunk, window).as_text().splitlines() if "stablehlo.dot_general" in line]
     sizes = [[int(n) for n in shape.split("<")[1].split("x")[:-1]] for shape in shapes]
-    return sum(rows * keys for _, _, rows, keys in sizes if rows % chunk == 0 and keys != 32) / 2 / L**2
+    return sum(rows * keys for *_, rows, keys in sizes if rows % chunk == 0 and keys != 32) / 2 / L**2
 
 
 def test_a_window_costs_what_it_lets_through_not_the_square():
