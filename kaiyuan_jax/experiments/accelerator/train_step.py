@@ -47,7 +47,8 @@ VARIANTS = {
 
 def measure(job: Job, variants: str) -> None:
     for size, compute, plain, policy in VARIANTS[variants][:1] if job.tiny else VARIANTS[variants]:
-        shape = shapes.model("tiny" if job.tiny else size, plain=plain, **POLICIES[policy])
+        size = "tiny" if job.tiny else size
+        shape = shapes.model(size, plain=plain, **POLICIES[policy])
         work = functools.partial(_measure, job, shape, compute, policy)
         job.attempt(work, needs=2 if job.tiny else 20, model=size, shape="Qwen3" if plain else "Kaiyuan", compute=compute, remat=policy)
 
