@@ -66,8 +66,9 @@ def check(interpreter, q, k, v, do, **case):
         got = value_and_gradients(pallas_gpu.attention, q, k, v, do, **case)
     want = value_and_gradients(reference.attention, *(x.astype(jnp.float32) for x in (q, k, v, do)), **case)
     for name, a, b in zip(("o", "dq", "dk", "dv"), got, want, strict=True):
-        assert np.linalg.norm(a - b) < 2**-8 * np.linalg.norm(b), name
-        np.testing.assert_allclose(a, b, rtol=2**-6, atol=2**-6 * np.abs(b).max(), err_msg=name)
+        size = np.sqrt(np.mean(b**2)) + 0.01  # a query that sees one key has no gradient but rounding
+        assert np.sqrt(np.mean((a - b) ** 2)) < 2**-8 * size, name
+        np.testing.assert_allclose(a, b, rtol=2**-6, atol=2**-6 * (np.abs(b).max() + 0.01), err_msg=name)
 
 
 def test_documents_soft_cap_window_and_padding_in_float16_equal_the_definition_without_races(interpreter):
