@@ -96,7 +96,7 @@ class Attention(nnx.Module):
         k_BLKC = checkpoint_name(place.constrain(k_BLKC, "BLKC"), "key")
         v_BLKC = checkpoint_name(place.constrain(v_BLKC, "BLKC"), "value")
         a_BLHC, kept = attend(q_BLHC, k_BLKC, v_BLKC, softcap=self.softcap, window=self.window)
-        out_BLD = project("BLHC,HCD->BLD", checkpoint_name(a_BLHC, "attention_out"), self.out_HCD)
+        out_BLD = project("BLHC,HCD->BLD", a_BLHC, self.out_HCD)  # the kernels name theirs attention_out
         out_BLD = checkpoint_name(out_BLD, "attention_branch")
         record(found, "attention", out_BLD)
         return out_BLD if self.post_norm_D is None else rms_norm(out_BLD, self.post_norm_D, self.epsilon), kept
