@@ -1,6 +1,4 @@
-"""Largest absolute values inside every layer, and how far they stay below the largest number of float16.
-
-    headroom = log2(65,504 / largest)     in bits: 3 means a tensor could grow eightfold; 0 or less, that it does not fit
+"""Largest absolute values inside every layer, for headroom in float16 (models/headroom.py).
 
 A forward pass that is asked for statistics gets a dict `found` to fill; None costs nothing. What is recorded are the tensors that exist in
 the compute dtype where they are largest, before the norm that follows them:
@@ -18,10 +16,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-LARGEST = float(np.finfo(np.float16).max)
-IN_FLOAT32 = ("scores", "logits")
 
 
 def record(found: dict | None, name: str, *tensors: jax.Array) -> None:
@@ -42,16 +36,6 @@ def record_logits(found: dict | None, x_BLD: jax.Array, head_DV: jax.Array) -> N
     """Puts the bound on raw logits into `found`."""
     if found is not None:
         found["logits"] = _longest(x_BLD, None) * _longest(head_DV.T, None)
-
-
-def headroom(largest: dict[str, np.ndarray]) -> float:
-    """Bits left below float16's largest number, the least over all layers and tensors that are in the compute dtype.
-
-    0 where a value is not finite; infinite where all are 0. Below 0 only where the dtype computed in has a wider range.
-    """
-    values = np.concatenate([np.ravel(value) for name, value in largest.items() if name not in IN_FLOAT32])
-    top = float(np.max(values))  # NaN stays NaN
-    return math.log2(LARGEST / top) if math.isfinite(top) and top > 0 else math.inf if top == 0 else 0.0
 
 
 def _longest(x, axes):

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax.models import statistics
+from kaiyuan_jax.models.headroom import headroom
 
 
 class Seen:
@@ -88,7 +88,7 @@ class Largest:
         """The line's values, none where nothing was measured; starts again from nothing."""
         if not self._values:
             return {}
-        bits = statistics.headroom(self._values)
+        bits = headroom(self._values)
         line: dict = {"headroom": bits if math.isfinite(bits) else None}
         for name, by_layer in self.state().items():
             line[f"largest/{name}"] = None if None in by_layer else max(by_layer)
