@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaiyuan_jax import config
-from kaiyuan_jax.models import decoder, statistics
+from kaiyuan_jax.models import decoder, headroom, statistics
 
 MODEL = config.Model(layers=3, width=16, feedforward=32, heads=4, kv_heads=2, head_size=8, vocabulary=64)
 
@@ -66,4 +66,4 @@ def test_an_overflow_in_float16_is_seen_where_it_happens():
 
 @pytest.mark.parametrize(("top", "bits"), [(65504.0, 0.0), (32752.0, 1.0), (np.inf, 0.0), (np.nan, 0.0), (131008.0, -1.0)])
 def test_headroom_is_the_binary_logarithm_of_what_is_left(top, bits):
-    assert statistics.headroom({"residual": np.array([1.0, top]), "scores": np.array([1e9])}) == pytest.approx(bits)
+    assert headroom.headroom({"residual": np.array([1.0, top]), "scores": np.array([1e9])}) == pytest.approx(bits)
