@@ -10,6 +10,7 @@ from absl import flags
 
 from kaiyuan_jax import config
 from kaiyuan_jax.flags import checked, define_config, run
+from kaiyuan_jax.training import host_memory
 
 CONFIG = define_config()
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and its plan, and exit.")
@@ -17,6 +18,8 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and
 
 def main(argv):
     experiment = checked(CONFIG)
+    if not DRY_RUN.value:
+        host_memory.begin_again_with_huge_pages()
     from kaiyuan_jax import plan
     from kaiyuan_jax.data import recipe
 

@@ -15,6 +15,7 @@ from kaiyuan_jax import config
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.sharding.mesh import make_mesh
+from kaiyuan_jax.training import host_memory
 from kaiyuan_jax.training import state as states
 from kaiyuan_jax.training import step as steps
 
@@ -54,4 +55,5 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    host_memory.begin_again_with_huge_pages()  # as launch/train.py does
     main(sys.argv[1])
