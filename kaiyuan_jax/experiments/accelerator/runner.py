@@ -45,14 +45,20 @@ def run(
     """
     end = time.time() + 60 * minutes
     results = {"command": " ".join(sys.argv), "when": _now(), "machine": _machine(), "tiny": tiny, "minutes": minutes, "sections": []}
-    for section in sections:
-        results["sections"].append(_one(section, end, tiny, torch_python, Path(cache).absolute()))
+    for index, section in enumerate(sections):
+        reserved = sum(later.seconds for later in sections[index + 1 :] if torch_python or not later.torch)
+        results["sections"].append(_one(section, end, reserved, tiny, torch_python, Path(cache).absolute()))
         files.replace(output, json.dumps(results, indent=1) + "\n")
         report(results["sections"][-1])
     return results
 
 
-def _one(section: Section, end: float, tiny: bool, torch_python: str, cache: Path) -> dict:
+def limit(share: float, left: float, reserved: float) -> float:
+    """Seconds that a section may take: what is left but the shares of those behind it, and its own share as long as there is as much."""
+    return min(left, max(share, left - reserved))
+
+
+def _one(section: Section, end: float, reserved: float, tiny: bool, torch_python: str, cache: Path) -> dict:
     left = end - time.time()
     if left < min(SHORTEST, section.seconds):
         return _result(section, f"not run: {max(0, left):.0f} s left of the time for all")
@@ -61,7 +67,7 @@ def _one(section: Section, end: float, tiny: bool, torch_python: str, cache: Pat
     with tempfile.TemporaryDirectory() as folder:
         rows, log = Path(folder, "rows.jsonl"), Path(folder, "log")
         begin = time.time()
-        job = Job(section.module, section.options, str(rows), begin + min(section.seconds, left), tiny)
+        job = Job(section.module, section.options, str(rows), begin + limit(section.seconds, left, reserved), tiny)
         command = [torch_python if section.torch else sys.executable, "-m", f"{PACKAGE}.child", json.dumps(dataclasses.asdict(job))]
         with open(log, "wb") as sink:
             process = subprocess.Popen(command, env=_environment(cache), stdout=sink, stderr=sink, start_new_session=True)

@@ -7,6 +7,7 @@ batch is then compiled in earnest and its bytes are looked at before it runs. Th
 import dataclasses
 import functools
 import gc
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ import optax
 from kaiyuan_jax import config
 from kaiyuan_jax.experiments.accelerator import shapes, timing
 from kaiyuan_jax.experiments.accelerator.child import Job
+from kaiyuan_jax.kernels.attention import api
+from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.sharding import rules
@@ -27,6 +30,8 @@ from kaiyuan_jax.training import state, step
 
 LENGTH = 4096
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # rows that are tried
+PROBES = (1, 4)  # rows of the two quick compilations
+USUAL = 8  # rows, where those fail
 ROOM = 0.97  # share of the device's memory that a program may fill
 # How memory is spent: on every matrix product's result, so that norms, rotations and SwiGLU's product alone are made again; on a layer's
 # input alone; or on whatever JAX's differentiation keeps.
@@ -46,19 +51,34 @@ VARIANTS = {
 
 
 def measure(job: Job, variants: str) -> None:
+    needs = 2.0 if job.tiny else 20.0
     for size, compute, plain, policy in VARIANTS[variants][:1] if job.tiny else VARIANTS[variants]:
         size = "tiny" if job.tiny else size
         shape = shapes.model(size, plain=plain, **POLICIES[policy])
-        work = functools.partial(_measure, job, shape, compute, policy)
-        job.attempt(work, needs=2 if job.tiny else 20, model=size, shape="Qwen3" if plain else "Kaiyuan", compute=compute, remat=policy)
+        row = dict(model=size, shape="Qwen3" if plain else "Kaiyuan", compute=compute, remat=policy)
+        for attention in kernels(shape, compute, jax.devices()[0].device_kind):
+            begin = time.perf_counter()
+            work = functools.partial(_measure, job, shape, compute, policy, attention)
+            result = job.attempt(work, needs=needs, **row, attention=attention)
+            if "error" not in result:  # else the next kernel: the step is worth more than the kernel that training would take
+                needs = max(needs, 0.8 * (time.perf_counter() - begin))  # the next one takes as long, compilation among it
+                break
 
 
-def experiment(shape: config.Model, compute: str, batch: int, length: int) -> config.Experiment:
+def kernels(shape: config.Model, compute: str, device_kind: str) -> list[str]:
+    """Attention's implementations that say they can run here, in the order in which training takes them."""
+    case = ((1, LENGTH, shape.heads, shape.head_size), (1, LENGTH, shape.kv_heads, shape.head_size), jnp.dtype(compute), False)
+    return api.candidates(Placement(device_kind).platform, *case, shape.attention_softcap, shape.window, device_kind)
+
+
+def experiment(shape: config.Model, compute: str, batch: int, length: int, attention: str = "") -> config.Experiment:
+    """attention: one of config_check.ATTENTION; empty: what training takes."""
     return config.Experiment(
         model=shape,
         data=config.Data(sequence_length=length, batch_size=batch),
         precision=config.Precision(compute=compute),
         mesh=config.Mesh(data=1, fsdp=1, tensor=1),
+        kernels=config.Kernels(attention=attention),
     )
 
 
@@ -112,29 +132,34 @@ def largest(first: tuple[int, float], second: tuple[int, float], limit: float, c
     return max(fits, default=min(candidates))
 
 
-def fitting(shape: config.Model, compute: str, length: int, device, limit: float) -> Program:
+def fitting(described: config.Experiment, device, limit: float) -> Program:
     """The program of the largest batch that fits `limit` bytes, compiled. Raises MemoryError when not even one row does."""
 
-    def probe(rows: int) -> tuple[int, float]:
-        return rows, Program(experiment(shape, compute, rows, length), device, quick=True).bytes()
+    def sized(rows: int, **options) -> Program:
+        return Program(dataclasses.replace(described, data=dataclasses.replace(described.data, batch_size=rows)), device, **options)
 
-    with ThreadPoolExecutor(2) as pool:
-        rows = largest(*pool.map(probe, (1, 4)), limit, BATCHES)
-    program = Program(experiment(shape, compute, rows, length), device)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            rows = largest(*pool.map(lambda rows: (rows, sized(rows, quick=True).bytes()), PROBES), limit, BATCHES)
+    except jax.errors.JaxRuntimeError as error:  # an untuned compilation is a means only: without it a usual batch is taken
+        print(f"no estimate of memory: {error}", file=sys.stderr)
+        rows = USUAL
+    program = sized(rows)
     while program.bytes() > limit:
         program = program.smaller()
     return program
 
 
-def _measure(job: Job, shape: config.Model, compute: str, policy: str) -> dict:
+def _measure(job: Job, shape: config.Model, compute: str, policy: str, attention: str) -> dict:
     device = jax.devices()[0]
     length = 64 if job.tiny else LENGTH
     limit = ROOM * (device.memory_stats() or {}).get("bytes_limit", 0)
     gc.collect()  # what the variant before has left
-    program = fitting(shape, compute, length, device, limit) if limit else Program(experiment(shape, compute, 2, length), device)
+    described = experiment(shape, compute, 2, length, attention)
+    program = fitting(described, device, limit) if limit else Program(described, device)
     while True:
         try:
-            seconds, objectives = timed(program, longest=min(12.0, 0.3 * job.left()))
+            seconds, objectives = timed(program, longest=min(8.0, 0.3 * job.left()))
             break
         except jax.errors.JaxRuntimeError as error:  # memory was enough, but not in one piece
             if "RESOURCE_EXHAUSTED" not in str(error):

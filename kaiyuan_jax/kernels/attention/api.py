@@ -60,14 +60,15 @@ def choose(platform: str, wanted: str, *case) -> str:
             return wanted
         can = ", ".join(name for name in ATTENTION if not _module(name).supports(*case))
         raise UserError(f"config.kernels.attention: found {wanted!r}, which cannot run ({reason}); leave it empty or take one of {can}")
-    refused = []
-    for name in ORDER[platform]:
-        reason = _module(name).supports(*case)
-        if not reason:
-            break
-        refused.append(f"{name}: {reason}")
+    name = candidates(platform, *case)[0]
+    refused = [f"{other}: {_module(other).supports(*case)}" for other in ORDER[platform][: ORDER[platform].index(name)]]
     _log_once(name, case[-1] or "a device of unknown kind", "; ".join(refused))
     return name
+
+
+def candidates(platform: str, *case) -> list[str]:
+    """Those of ORDER that can take a case, the first of which does; "xla" takes every case."""
+    return [name for name in ORDER[platform] if not _module(name).supports(*case)]
 
 
 def on_each_device(function, q_BLHC, k_BLKC, v_BLKC, segments_BL, place: Placement):

@@ -28,7 +28,7 @@ def fake(how, seconds=60.0, **options):
 
 
 def test_sections_that_raise_die_or_hang_are_recorded_and_the_others_go_on(run):
-    found = run(fake("raises"), fake("killed"), fake("hangs", 4.0), fake("attempts"))
+    found = run(fake("raises"), fake("killed"), fake("hangs", 4.0), fake("attempts", 120.0))
     assert found["raises"]["status"] == "failed: exit code 1"
     assert "a device has left" in found["raises"]["log"]
     assert found["killed"]["status"] == "failed: killed by SIGKILL"
@@ -47,6 +47,14 @@ def test_what_does_not_fit_the_time_or_lacks_pytorch_is_said(run):
     assert found["raises"]["status"].startswith("not run: no Python with PyTorch")
     found = run(fake("raises"), minutes=0.01)
     assert found["raises"]["status"].startswith("not run:") and found["raises"]["rows"] == []
+
+
+def test_shares_fit_nine_minutes_and_what_is_not_used_falls_to_the_next():
+    shares = [section.seconds for section in SECTIONS]
+    assert sum(shares) <= 9 * 60 - 5
+    assert runner.limit(50, left=540, reserved=400) == 140
+    assert runner.limit(50, left=120, reserved=400) == 50  # too little for all: those in front come first
+    assert runner.limit(50, left=30, reserved=0) == 30
 
 
 def test_the_file_holds_every_section_that_has_ended(tmp_path, monkeypatch):
