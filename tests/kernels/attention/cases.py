@@ -9,18 +9,14 @@ TOLERANCE = {"float32": 2e-5, "float16": 8e-3, "bfloat16": 4e-2}
 
 def tensors(seed, B, L, H, K, C, dtype="float32", spread=1.0):
     """q_BLHC, k_BLKC, v_BLKC with entries of that spread, and segments_BL with a boundary every five tokens or so."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    q, k, v = (
-        (spread * jax.random.normal(key, (B, L, heads, C), jnp.float32)).astype(dtype)
-        for key, heads in zip(keys[:3], (H, K, K), strict=True)
-    )
-    segments = jnp.cumsum(jax.random.bernoulli(keys[3], 0.2, (B, L)), axis=1).astype(jnp.int32)
-    return q, k, v, segments
+    generator = np.random.default_rng(seed)  # numpy's: jax would compile a program for every shape
+    q, k, v = (jnp.asarray(spread * generator.standard_normal((B, L, heads, C)), dtype) for heads in (H, K, K))
+    return q, k, v, jnp.asarray(np.cumsum(generator.random((B, L)) < 0.2, axis=1, dtype=np.int32))
 
 
 def value_and_gradients(function, q, k, v):
     """[o, dq, dk, dv] as float32 numpy arrays, for a fixed cotangent of o."""
-    do = jnp.cos(jnp.arange(q.size, dtype=jnp.float32)).reshape(q.shape).astype(q.dtype)
+    do = jnp.asarray(np.cos(np.arange(q.size)).reshape(q.shape), q.dtype)
 
     def run(q, k, v, do):
         out, pull = jax.vjp(function, q, k, v)

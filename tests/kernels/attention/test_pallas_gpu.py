@@ -47,9 +47,9 @@ def interpreter():
 
 
 def tensors(seed, B, L, H, K, C, dtype):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    q, k, v, do = (jax.random.normal(key, (B, L, heads, C)).astype(dtype) for key, heads in zip(keys, (H, K, K, H), strict=False))
-    return q, k, v, do, jnp.cumsum(jax.random.bernoulli(keys[4], 0.03, (B, L)), axis=1).astype(jnp.int32)
+    generator = np.random.default_rng(seed)
+    q, k, v, do = (jnp.asarray(generator.standard_normal((B, L, heads, C)), dtype) for heads in (H, K, K, H))
+    return q, k, v, do, jnp.asarray(np.cumsum(generator.random((B, L)) < 0.03, axis=1, dtype=np.int32))
 
 
 def value_and_gradients(function, q, k, v, do, **case):
@@ -93,8 +93,8 @@ def test_value_and_gradients_equal_the_definition(interpreter, seed, L, heads, C
     check(interpreter, q, k, v, do, segments_BL=segments if documents else None, softcap=softcap, window=window)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 9999), st.integers(1, 6), st.sampled_from([0, 1, 64, 128, 129, 300]), st.booleans(), st.booleans())
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 9999), st.sampled_from([1, 2, 6]), st.sampled_from([0, 1, 64, 128, 129, 300]), st.booleans(), st.booleans())
 def test_tiles_between_the_spans_are_wholly_visible_and_tiles_beyond_hold_nothing_visible(seed, N, window, documents, shuffled):
     generator = np.random.default_rng(seed)
     L = N * T
@@ -106,7 +106,8 @@ def test_tiles_between_the_spans_are_wholly_visible_and_tiles_beyond_hold_nothin
     some, whole = seen.any((2, 4)), seen.all((2, 4))
     given_segments = jnp.asarray(segments) if documents else None
     (first, first_whole), (last, last_whole) = (
-        np.broadcast_to(np.asarray(f(given_segments, L, window)), (2, 2, N)) for f in (tiles.key_spans, tiles.query_spans)
+        np.broadcast_to(jax.jit(f, static_argnums=(1, 2))(given_segments, L, window), (2, 2, N))
+        for f in (tiles.key_spans, tiles.query_spans)
     )
     for b, i, j in itertools.product(range(2), range(N), range(N)):
         assert not some[b, i, j] or first[b, i] <= j <= i and j <= i < last[b, j]

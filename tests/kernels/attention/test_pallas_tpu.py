@@ -20,7 +20,7 @@ SMALL = blocks.Blocks((128, 128, 128), (128, 128, 128), (128, 128))
 HELD_TO = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(
     st.integers(0, 99), st.integers(1, 2), st.sampled_from([7, 128, 200]), st.sampled_from([(1, 1), (2, 1), (4, 2)]),
     st.sampled_from([16, 128, 160]), st.booleans(), st.sampled_from([0.0, 2.0]), st.sampled_from([0, 1, 150]),
@@ -55,8 +55,13 @@ def test_cut_over_devices_it_equals_the_definition():
     assert_equal(got, value_and_gradients(lambda *x: reference.attention(*x, segments_BL=segments), q, k, v), "float32")
 
 
-@pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x1"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [
+        ("v4:2x2x1", "bfloat16"), ("v5e:1x1", "bfloat16"), ("v5e:1x1", "float32"), ("v5e:1x1", "float16"), ("v5p:2x2x1", "float16"),
+        ("v6e:1x1", "bfloat16"), ("tpu7x:2x2x1", "bfloat16"),
+    ],
+)  # fmt: skip
 def test_it_lowers_for_every_generation_forward_and_backward(target, dtype):
     target = topology.target(target)
     with jax.sharding.use_abstract_mesh(topology.abstract_mesh(target)):
