@@ -13,7 +13,7 @@ _SHOWN = 12  # documents in the message; all of them are in the file
 
 
 class NonFiniteError(RuntimeError):
-    """Loss, gradient or weights are not finite; the state of that step was thrown away."""
+    """Loss, gradient or weights are not finite; the state of that step was not saved."""
 
 
 def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFiniteError:
@@ -25,12 +25,12 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
     if scaling:
         facts |= {name: value.item() for name, value in scaling._asdict().items()}
     largest.add(measured["statistics"])
-    facts["largest_by_layer"] = largest.state()
+    facts["largest_by_layer"] = largest.rounded()
     write_text(file, json.dumps({**facts, "documents": found}, indent=1, ensure_ascii=False) + "\n")
     good = checkpoint.steps(folder / "checkpoints")
     lines = [
-        f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: "
-        "loss, gradient or new weights are not finite; stopped, this update is thrown away",
+        f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: {_what(measured)} not finite; "
+        "stopped, this update is thrown away",
         *([_of_scale(scaling, measured)] if scaling else []),
         f"documents of its batch, highest loss first ({len(found)}, all in {file}):",
         *(
@@ -43,11 +43,16 @@ def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFini
     return NonFiniteError("\n".join(lines))
 
 
+def _what(measured: dict) -> str:
+    """A step whose loss and gradient are finite is here for its weights, which were looked at before they were saved."""
+    return "new weights are" if measured["finite"] else "loss or gradient is"
+
+
 def _of_scale(scaling, measured: dict) -> str:
     """Why dynamic loss scaling does not go on; `scaling` is the LossScale after this step."""
     where = f"{scaling.skipped} steps skipped in the run, {scaling.nonfinite_loss} of them with a loss not finite"
-    if np.isfinite(measured["objective"]) and np.isfinite(measured["gradient_norm"]):
-        return f"{where}; here only the new weights are not finite, which no scale cures"
+    if measured["finite"]:
+        return f"{where}; no scale cures weights that are not finite"
     return f"{where}; the loss scale would be {scaling.scale:g}, below config.precision.scale_floor: a smaller one is no remedy"
 
 

@@ -105,6 +105,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
             saving = last or stopping or done % experiment.checkpoint.every == 0
             if evaluating or saving:
                 run.read()
+                run.check(done, train_state)
             if evaluating and evaluate:
                 run.heldout(done, evaluate, train_state.params)
             if saving:
@@ -134,17 +135,16 @@ class _Run:
         peak = chips.peak_flops(mesh.devices.flat[0].device_kind)
         per_token = flops.per_token(experiment.model, plan.sequence_length)
         self.flops_share = per_token / (peak * mesh.size) if peak else None  # MFU of one token per second
-        self.line_step, self.last = begin, {}
+        self.line_step, self.last, self.measured = begin, {}, {}
 
     def read(self) -> None:
         """Reads the pending metrics, which blocks until their step is computed; writes a line where one is due."""
         if self.pending is None:
             return
         (done, measured), self.pending = self.pending, None
-        measured = jax.device_get(measured)
+        self.measured = measured = jax.device_get(measured)
         if not measured["finite"]:
-            self.checkpoints.wait()  # so that the last good checkpoint is on disk, and named
-            raise failure.non_finite(done, measured, self.plan, self.stores, self.folder)
+            self._fail(done)
         rows = order.batch(self.plan, done - 1)
         if not measured["skipped"]:
             self.seen.add(rows, measured["loss_B"])
@@ -152,6 +152,10 @@ class _Run:
         self.bar.update()
         if self.main and (done % self.experiment.logging.every == 0 or done == self.plan.steps):
             self._line(done, measured, self.plan.phases[int(rows.phase[-1])].name)
+
+    def _fail(self, done: int) -> None:
+        self.checkpoints.wait()  # so that the last good checkpoint is on disk, and named
+        raise failure.non_finite(done, self.measured, self.plan, self.stores, self.folder)
 
     def _line(self, done: int, measured: dict, phase: str) -> None:
         seen, seconds = self.seen.take(), self.clock.lap()
@@ -176,6 +180,11 @@ class _Run:
         skipped = f" skipped {line['skipped']}" if line.get("skipped") else ""
         said = f"loss {self.last['loss']:.3f} lr {line['learning_rate']:.2e} {speed:,.0f} tokens/s{skipped}"
         self.bar.set_postfix_str(said, refresh=False)
+
+    def check(self, done: int, now: state.TrainState) -> None:
+        """Stops the run where weights after step `done` are not finite, so that none such is evaluated or saved."""
+        if not state.finite((now.params, now.average)):
+            self._fail(done)
 
     def heldout(self, done: int, evaluate, params) -> None:
         with self.clock.paused():

@@ -81,8 +81,12 @@ class Largest:
             self._values[name] = np.maximum(self._values.get(name, 0.0), value)
 
     def state(self) -> dict[str, list]:
-        """JSON-able, with null for infinity; give it back as `values`."""
-        return {name: [float(f"{v:.5g}") if math.isfinite(v) else None for v in by_layer] for name, by_layer in self._values.items()}
+        """JSON-able, with null for infinity, every bit of the rest; give it back as `values`."""
+        return {name: [float(v) if math.isfinite(v) else None for v in by_layer] for name, by_layer in self._values.items()}
+
+    def rounded(self) -> dict[str, list]:
+        """As people read it: five digits."""
+        return {name: [v if v is None else float(f"{v:.5g}") for v in by_layer] for name, by_layer in self.state().items()}
 
     def take(self) -> dict:
         """The line's values, none where nothing was measured; starts again from nothing."""
@@ -90,7 +94,7 @@ class Largest:
             return {}
         bits = headroom(self._values)
         line: dict = {"headroom": bits if math.isfinite(bits) else None}
-        for name, by_layer in self.state().items():
+        for name, by_layer in self.rounded().items():
             line[f"largest/{name}"] = None if None in by_layer else max(by_layer)
             if len(by_layer) > 1:
                 line[f"largest_by_layer/{name}"] = by_layer

@@ -29,6 +29,12 @@ class TrainState:
     loss_scale: Any = ()  # optimizers.loss_scale.LossScale, or () where config.precision.compute is not float16
 
 
+@jax.jit
+def finite(tree) -> jax.Array:
+    """bool []: no array of `tree` holds an infinity or NaN; one reading of it, the same answer on every device."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def _create(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
     init_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     _, params = decoder.split(decoder.build(experiment.model, experiment.precision, init_key))

@@ -6,10 +6,14 @@ A batch is cut into `accumulation` micro-batches scanned one after the other; th
 equals that of the whole batch to rounding. Micro-batch a of A takes rows a, a + A, a + 2A ...: every device cuts its own rows and
 nothing moves.
 
-The loss of every row is returned, so that the host, which knows where each row came from, counts loss by source. A step whose loss,
-gradient or new weights are not finite leaves the state as it was and says so in `finite`. In float16 the objective is scaled, the float32
-gradient unscaled before its norm is taken, and a gradient that is not finite is a skipped step (optimizers/loss_scale.py): weights,
-moments, average and the optimizer's count stay, the scale shrinks, and the run goes on to its next batch.
+The loss of every row is returned, so that the host, which knows where each row came from, counts loss by source. A step whose loss or
+gradient is not finite leaves the state as it was and says so in `finite`. In float16 the objective is scaled, the float32 gradient unscaled
+before its norm is taken, and a gradient that is not finite is a skipped step (optimizers/loss_scale.py): weights, moments, average and the
+optimizer's count stay, the scale shrinks, and the run goes on to its next batch.
+
+Both are known before the update, so keeping the old value is part of the one pass that writes the new: no second pass over the state, no
+two states at a time. A finite norm is a finite square of every entry, hence finite moments and, as epsilon > 0, finite Adam directions;
+what is left is a rate or a decay so large that the weights overflow, which the loop looks for before it saves them.
 
 The rates of the whole run are an argument, rates_T: the float32 numbers that the host computed, looked up at the step, which is how many
 batches were read. So a rate has the same bits whatever kind of schedule it is from, runs that differ in the schedule alone share one
@@ -101,22 +105,19 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         params = optax.apply_updates(state.params, updates)
         average = online.update(state.average, params, decay, adamw.updates_done(state.opt_state)) if decay else state.average
         usable = jnp.isfinite(objective) & jnp.isfinite(norm)
-        good = usable
-        for leaf in jax.tree.leaves(params):
-            good &= jnp.isfinite(leaf).all()
-        finite, scaling = good, state.loss_scale
+        finite, scaling = usable, state.loss_scale
         if scaling:
             scaling = loss_scale.update(scaling, usable, jnp.isfinite(objective), precision)
-            finite |= ~usable & ~loss_scale.exhausted(scaling, precision)
+            finite |= ~loss_scale.exhausted(scaling, precision)
         new = TrainState(
             step=state.step + finite,
-            params=_if(good, params, state.params),
-            opt_state=_if(good, opt_state, state.opt_state),
+            params=_if(usable, params, state.params),
+            opt_state=_if(usable, opt_state, state.opt_state),
             key=state.key,
-            average=_if(good, average, state.average),
+            average=_if(usable, average, state.average),
             loss_scale=_if(finite, scaling, state.loss_scale),
         )
-        measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "skipped": finite & ~good}
+        measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "skipped": finite & ~usable}
         return new, measured | {"statistics": statistics, "loss_scale": scaling}
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -148,6 +148,15 @@ def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, e
         assert "no checkpoint was saved before it" in message
 
 
+def test_weights_that_overflow_under_a_finite_gradient_are_never_saved(tiny):
+    # a rate times a decay of 1e40: the first update has a finite loss and gradient, and weights beyond float32
+    experiment = tiny(schedule__peak=1e20, schedule__warmup=0, optimizer__weight_decay=1e20, checkpoint__every=1)
+    with pytest.raises(failure.NonFiniteError, match="^step 1: loss [0-9.]+, gradient norm [0-9.]+: new weights are not finite") as error:
+        train(experiment)
+    assert "no checkpoint was saved before it" in str(error.value)
+    assert not checkpoint.steps(f"{experiment.folder}/checkpoints")
+
+
 def test_a_folder_in_use_by_another_process_is_refused(tiny, tmp_path):
     experiment = tiny()
     with resume.session(experiment), pytest.raises(ConfigError, match="another process is training"):
