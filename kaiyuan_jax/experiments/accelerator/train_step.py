@@ -30,7 +30,7 @@ from kaiyuan_jax.training import state, step
 
 LENGTH = 4096
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # rows that are tried
-PROBES = (1, 4)  # rows of the two quick compilations
+PROBES = (4, 8)  # rows of the two quick compilations
 USUAL = 8  # rows, where those fail
 ROOM = 0.97  # share of the device's memory that a program may fill
 # How memory is spent: on every matrix product's result, so that norms, rotations and SwiGLU's product alone are made again; on a layer's
@@ -138,15 +138,23 @@ def fitting(described: config.Experiment, device, limit: float) -> Program:
     def sized(rows: int, **options) -> Program:
         return Program(dataclasses.replace(described, data=dataclasses.replace(described.data, batch_size=rows)), device, **options)
 
+    first = (0, 0.0)
     try:
         with ThreadPoolExecutor(2) as pool:
-            rows = largest(*pool.map(lambda rows: (rows, sized(rows, quick=True).bytes()), PROBES), limit, BATCHES)
+            first, second = pool.map(lambda rows: (rows, sized(rows, quick=True).bytes()), PROBES)
+        rows = largest(first, second, limit, BATCHES)
     except jax.errors.JaxRuntimeError as error:  # an untuned compilation is a means only: without it a usual batch is taken
         print(f"no estimate of memory: {error}", file=sys.stderr)
         rows = USUAL
     program = sized(rows)
-    while program.bytes() > limit:
-        program = program.smaller()
+    while program.bytes() > limit:  # what was tuned is on the line too, and a compilation is too long to go down row by row
+        fewer = [candidate for candidate in BATCHES if candidate < rows]
+        if not fewer or rows <= first[0]:
+            program = program.smaller()
+            rows = program.experiment.data.batch_size
+        else:
+            rows = largest(first, (rows, program.bytes()), limit, fewer)
+            program = sized(rows)
     return program
 
 
