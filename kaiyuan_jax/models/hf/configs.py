@@ -91,17 +91,18 @@ def choose(model: config.Model, wanted: str) -> str:
     for form, lines in tried.items():
         if not lines:
             return form
-    lines = [f"--format={wanted}: no stock architecture computes what this model computes"]
-    lines += [f"  {form}: {line}" for form, found in tried.items() for line in found]
+    reasons = "; ".join(f"{form}: {line}" for form, found in tried.items() for line in found)
+    subject = "no format computes" if wanted == "auto" else f"{wanted} does not compute"
+    message = f"--format={wanted}: {subject} what this model does ({reasons})"
     exact = [form for form in FORMATS if not obstacles(model, form)]
     if exact:
-        lines.append(f"export it with --format={exact[0]}")
-    elif any("soft-cap" in line for found in tried.values() for line in found):
-        lines.append(
-            "a soft-cap does not change which token is likeliest: to export the model without it, set model.logit_softcap to 0 in a copy "
-            "of the run's config.json"
+        message += f"; export it with --format={exact[0]}"
+    elif "soft-cap" in reasons:
+        message += (
+            "; a soft-cap does not change which token is likeliest: to export the model without it, set model.logit_softcap to 0 in a "
+            "copy of the run's config.json"
         )
-    raise FormatError("\n".join(lines))
+    raise FormatError(message)
 
 
 def to_json(model: config.Model, form: str, *, dtype: str, length: int, end: int | None) -> dict:
