@@ -57,7 +57,7 @@ def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
         eod = tokenizers.end_of_document(tokenizer, end) if end or opened.end is None else opened.end
         return Trained(opened.model, config.Precision(), read.load(item).params, tokenizer, eod, opened.length)
     if not Path(item).is_dir():
-        raise config.UserError(f"{flag}={item}: found no such folder, must be a run, a checkpoint or average of one, or a Hugging Face folder")
+        raise config.UserError(f"{flag}={item}: must be a run, a checkpoint or average of one, or a Hugging Face folder; found none")
     folder, parameters = find(flag, item)
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer, _ = tokenizers.load(str(folder / "tokenizer.json"))
