@@ -5,8 +5,8 @@ soft-cap (Kaiyuan-2B, section 1.4), without one of them, and without all three; 
 what float16 adds from what the rate does anyway. Runs of one seed see the same text in the same order.
 
 What is counted for each run: updates skipped because the gradient was not finite, those of them whose loss was not finite either (the
-forward pass overflowed), the largest finite value of every tensor, whether the run stopped because no loss scale helped and which tensor of
-which layer overflowed first in its last step, and the loss at its end.
+forward pass overflowed), the largest finite value of every tensor, whether the run stopped because no loss scale helped which tensor of
+which layer overflowed first in its last step, the loss at its end, and the seconds of training by the run's own clock.
 """
 
 import dataclasses
@@ -39,11 +39,10 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large the study is; learning rates are absolute, lengths in steps, rows and tokens."""
+    """How large the study is: lengths in steps, rows and tokens."""
 
     steps: int = 120
     warmup: int = 20
-    peaks: tuple[float, ...] = (1e-1, 3e-2)  # constant after the warm-up; the usual rate of so small a model is 3e-3
     batch_size: int = 4
     sequence_length: int = 64
     every: int = 4  # steps between metrics lines
@@ -66,6 +65,7 @@ class Study:
     seeds: int
     store: str  # folder of the quickstart's stores, or of one training store
     output: str
+    peaks: tuple[float, ...] = (1e-1,)  # learning rates, constant after the warm-up; the usual one of so small a model is 3e-3
 
     @property
     def folder(self) -> Path:
@@ -73,7 +73,7 @@ class Study:
 
     def runs(self) -> list["Run"]:
         """Every run, all variants of a rate and seed before the next."""
-        return [Run(name, peak, seed, self) for peak in self.size.peaks for seed in range(self.seeds) for name in VARIANTS]
+        return [Run(name, peak, seed, self) for peak in self.peaks for seed in range(self.seeds) for name in VARIANTS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,11 @@ class Run:
     def stopped(self) -> Path | None:
         """What the run wrote when no loss scale helped, or None."""
         return next(iter(sorted(self.folder.glob("nonfinite_*.json"))), None)
+
+    @property
+    def done(self) -> bool:
+        lines = curves.lines(self.folder)
+        return bool(self.stopped or (lines and lines[-1]["step"] == self.study.size.steps))
 
     def experiment(self) -> c.Experiment:
         size, (compute, fields) = self.study.size, VARIANTS[self.variant]
@@ -139,8 +144,8 @@ def train(run: Run) -> str:
 
     from kaiyuan_jax.training import failure, loop
 
-    if run.stopped:
-        return "had stopped"
+    if run.done:
+        return "done before"
     try:
         result = loop.train(run.experiment(), devices=jax.devices()[:1])
     except failure.NonFiniteError as error:
@@ -153,7 +158,7 @@ def train(run: Run) -> str:
 def collect(study: Study) -> Path:
     """Writes results.json: the facts and the curves of every run that is done. Returns its path."""
     size = dataclasses.asdict(study.size)
-    runs = [measured(run) for run in study.runs() if (run.folder / "metrics.jsonl").exists()]
+    runs = [measured(run) for run in study.runs() if run.done]
     path = study.folder / "results.json"
     files.replace(path, json.dumps({"size": size, "seeds": study.seeds, "runs": runs}, indent=1) + "\n")
     return path
@@ -174,9 +179,10 @@ def measured(run: Run) -> dict:
         "skipped": stopped.get("skipped", 0) if stopped else lines[-1].get("skipped", 0),
         "nonfinite_loss": stopped.get("nonfinite_loss", 0) if stopped else lines[-1].get("nonfinite_loss", 0),
         "final_loss": None if stopped else final,
+        "seconds": lines[-1]["seconds"],
         "diverged": bool(stopped) or final > min(losses) + SPIKE,
-        "headroom": min(line["headroom"] for line in lines if line.get("headroom") is not None),
-        "largest": {name: max(v for line in lines if (v := line[f"largest/{name}"]) is not None) for name in tensors},
+        "headroom": min((line["headroom"] for line in lines if line.get("headroom") is not None), default=0.0),
+        "largest": {name: max((v for line in lines if (v := line[f"largest/{name}"]) is not None), default=None) for name in tensors},
         "overflowed": first_overflow(stopped["largest_by_layer"]) if stopped else None,
         "by_layer": {name: lines[-1].get(f"largest_by_layer/{name}") for name in tensors},
         "curves": {

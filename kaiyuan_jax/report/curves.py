@@ -69,7 +69,8 @@ def run(folder: Path, loss: str = TRAIN) -> tuple[curves.Samples, np.ndarray]:
         raise UserError(f"{folder}: --loss={loss} is not in its metrics, must be one of train, {', '.join(names)}")
     after = np.array([line["step"] for line in chosen])
     if key.startswith("loss"):
-        ends = np.array([0, *(line["step"] for line in training)])
+        # a line whose updates were all skipped has no loss, and still is where the next one begins
+        ends = np.array([0, *(line["step"] for line in lines if "learning_rate" in line)])
         before = ends[np.searchsorted(ends, after) - 1]
         steps = (before + after - 3) // 2
     else:

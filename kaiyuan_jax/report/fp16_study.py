@@ -42,7 +42,9 @@ def build(path: str | Path) -> str:
         runs = [run for run in results["runs"] if run["peak"] == peak]
         files.replace(path.parent / f"curves_{peak:g}.png", curves(runs))
         files.replace(path.parent / f"layers_{peak:g}.png", layers(runs))
-        written += f"Learning rate {peak:g}:\n\n{table(runs)}\n"
+        minutes, slowest = sum(run["seconds"] for run in runs) / 60, max(run["seconds"] for run in runs) / 60
+        cost = f"{len(runs)} runs, {minutes:.0f} minutes of training by their own clocks, without compilation; the longest {slowest:.1f}"
+        written += f"Learning rate {peak:g} ({cost}):\n\n{table(runs)}\n"
     files.replace(path.parent / "table.md", written)
     return written
 
@@ -116,7 +118,10 @@ def _final(run: dict) -> str:
     return f"{run['final_loss']:.2f}" + (" (diverged)" if run["diverged"] else "")
 
 
-def _short(value: float) -> str:
+def _short(value: float | None) -> str | None:
+    """Three digits below 100; None, where no line was without an overflow, stays."""
+    if value is None:
+        return None
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

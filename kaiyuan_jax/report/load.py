@@ -124,7 +124,7 @@ def metrics(path: Path) -> list[dict]:
             except json.JSONDecodeError:
                 continue
             if isinstance(line, dict) and "step" in line:
-                merged[line["step"], "loss" in line] = line
+                merged[line["step"], not any(key.startswith("heldout/") for key in line)] = line
     return [merged[key] for key in sorted(merged)]
 
 

@@ -27,24 +27,29 @@ def store(tmp_path_factory):
 
 
 def test_one_command_trains_collects_and_draws_and_again_does_nothing(store, tmp_path):
-    flags = ["--quick", "--seeds=1", "--variants=recipe,none_float32", f"--store={store}", f"--output={tmp_path}"]
+    flags = ["--quick", "--seeds=1", "--variants=recipe", f"--store={store}", f"--output={tmp_path}"]
     code, out, error = study(*flags)
     assert code == 0, error
-    assert "recipe_rate0.1_seed0: 8 steps" in out and "| without all three, float32 |" in out
+    assert "recipe_rate0.1_seed0: 8 steps" in out and "(1 runs, 0 minutes" in out and "| recipe | 0 |" in out
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [run["variant"] for run in results["runs"]] == ["recipe", "none_float32"] * 2
+    assert [run["variant"] for run in results["runs"]] == ["recipe"]
     for run in results["runs"]:
         assert run["stopped"] is None and run["headroom"] > 0 and len(run["by_layer"]["residual"]) == 2
-    assert {"curves_0.1.png", "layers_0.03.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"curves_0.1.png", "layers_0.1.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
     written = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("metrics.jsonl"))]
     code, out, error = study(*flags)
     assert code == 0, error
+    assert "recipe_rate0.1_seed0: done before" in out
     assert [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("metrics.jsonl"))] == written
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--store=nowhere", "prepare_quickstart.py"), ("--variants=recipe,half", "--variants: found 'half', must be among recipe")],
+    [
+        ("--store=nowhere", "prepare_quickstart.py"),
+        ("--variants=recipe,half", "--variants: found 'half', must be among recipe"),
+        ("--rates=0.1,x", "--rates: found '0.1,x', must be numbers"),
+    ],
 )
 def test_what_cannot_run_is_said_before_any_work(flag, message, store, tmp_path):
     code, _, error = study("--quick", f"--store={store}", f"--output={tmp_path}/out", flag)

@@ -51,6 +51,19 @@ def test_every_loss_is_of_the_weights_of_its_step(tmp_path, every, loss):
     assert samples.name == "x" and samples.rates is None and len(samples.checksum) == 64 and rates.size == STEPS
 
 
+def test_a_line_whose_updates_were_all_skipped_has_no_loss_and_moves_no_other(tmp_path):
+    whole, rates = curves.read(make_run(tmp_path / "x", every=10), "train")
+    record = make_run(tmp_path / "y", every=10) / "metrics.jsonl"
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    bare = [{k: v for k, v in line.items() if not k.startswith("loss")} if line["step"] in (10, 50) else line for line in lines]
+    record.write_text("".join(json.dumps(line) + "\n" for line in bare))
+    found, same = curves.read(tmp_path / "y", "train")
+    kept = ~np.isin(np.arange(whole.steps.size), (0, 4))
+    np.testing.assert_array_equal(found.steps, whole.steps[kept])
+    np.testing.assert_array_equal(found.losses, whole.losses[kept])
+    np.testing.assert_array_equal(same, rates)
+
+
 def test_a_loss_of_untrained_weights_is_left_out(tmp_path):
     samples, _ = curves.read(make_run(tmp_path / "x", every=1))
     assert samples.steps[0] == 0 and samples.steps.size == STEPS - 1

@@ -71,17 +71,6 @@ def test_an_overflow_that_no_scale_cures_stops_the_run_with_what_was_found(scale
     assert "config.precision.scale_floor" in message
 
 
-def test_statistics_of_a_float32_run_are_asked_for_and_change_nothing_else(tiny, tmp_path, lines):
-    plain, asked = tiny(), tiny(output=str(tmp_path / "asked"), logging__statistics=True)
-    train(plain)
-    train(asked)
-    for one, other in zip(lines(plain), lines(asked), strict=True):
-        added = {key for key in other if key.startswith(("largest", "headroom"))}
-        assert bool(added) == ("loss" in one) and other.keys() - added == one.keys()
-        assert {key: other[key] for key in one if "loss" in key} == pytest.approx({k: v for k, v in one.items() if "loss" in k}, rel=1e-3)
-    assert not (tmp_path / "asked/checkpoints/100/loss_scale").exists()
-
-
 def test_precision_may_not_change_between_sessions(tiny):
     with resume.session(tiny(precision__compute="float16")):
         pass
