@@ -30,7 +30,7 @@ def test_one_command_trains_collects_and_draws_and_again_does_nothing(store, tmp
     flags = ["--quick", "--seeds=1", "--variants=recipe", f"--store={store}", f"--output={tmp_path}"]
     code, out, error = study(*flags)
     assert code == 0, error
-    assert "recipe_rate0.1_seed0: 8 steps" in out and "(1 runs, 0 minutes" in out and "| recipe | 0 |" in out
+    assert "recipe_rate0.1_seed0: 8 steps" in out and "(1 runs, 0 minutes" in out and "| recipe | 1 | 0 | no |" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert [run["variant"] for run in results["runs"]] == ["recipe"]
     for run in results["runs"]:
