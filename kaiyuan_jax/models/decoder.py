@@ -2,7 +2,8 @@
 
     x = embedding[tokens];  x = layer(x) for N layers;  x = norm(x);  logits = c tanh(x head / c)
 
-The N layers are one `Layer` whose parameters are stacked along a leading axis and scanned: compile time does not grow with depth.
+The N layers are one `Layer` whose parameters are stacked along a leading axis and scanned: compile time does not grow with depth (on
+a CPU a shallow model is unrolled).
 Inside the module a parameter is named for one layer (query_DHC); in the parameter tree that `split` returns, where it is stacked,
 its name says so (query_NDHC). That tree of plain arrays is what is trained, sharded, averaged and saved.
 """
@@ -20,6 +21,10 @@ from kaiyuan_jax.kernels.placement import ANYWHERE, Placement
 from kaiyuan_jax.models import cache as caches
 from kaiyuan_jax.models.layers import Layer, gain, normal, rms_norm, rope_angles
 from kaiyuan_jax.models.statistics import record_logits
+
+# On a CPU layers up to this number are written out one after the other. What a scan keeps for its backward pass XLA copies there into
+# stacks and out of them again, a third of a step's time (docs/results/cpu_step.md); a deeper model would take long to compile.
+UNROLLED = 12
 
 
 class Decoder(nnx.Module):
@@ -96,7 +101,9 @@ class Decoder(nnx.Module):
         # Tokens go to the table, cut over its width, and their rows come back; else the compiler may bring the table to every device.
         x_BLD = jnp.take(self.embedding_VD[...], place.constrain(inputs_BL, "bL"), axis=0).astype(self.compute)
         x_BLD = place.constrain(place.constrain(x_BLD, "bLd"), "BLD")
-        x_BLD, (kept, largest) = jax.lax.scan(layer, x_BLD, (layers, held))
+        count = jax.tree.leaves(layers)[0].shape[0]
+        unroll = count if place.platform == "cpu" and self.remat == "none" and count <= UNROLLED else 1
+        x_BLD, (kept, largest) = jax.lax.scan(layer, x_BLD, (layers, held), unroll=unroll)
         if found is not None:
             found.update(largest)
         return rms_norm(x_BLD, self.norm_D, self.epsilon), kept
