@@ -1,7 +1,7 @@
 """What a compiled program does on one device, read off its HLO text: collectives, matrix products and kernels, with loops multiplied out.
 
 XLA's own `cost_analysis` counts the body of a loop once. Here a computation counts as often as it is called, a loop's body by its trip
-count: XLA states it, or it is the bound in the loop's condition (JAX's scans count from 0 by 1).
+count: XLA states it, or it is the bound in the loop's condition by the step in its body, from 0.
 
 Bytes are those that one device receives in a ring of n devices, I being what it puts in: all-gather (n - 1) I; reduce-scatter and
 all-to-all I (n - 1) / n; all-reduce 2 I (n - 1) / n; collective-permute I. Asynchronous collectives of a TPU appear in the text several
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COUNTERS = ("s32", "u32", "s64", "u64")  # JAX's loops count in signed integers; loops that XLA makes to gather while it multiplies, not
 BITS = {"pred": 8, "bf": 16}  # of dtypes whose name does not end in them
 
 
@@ -92,13 +93,26 @@ def _calls(op: Op, computations) -> list[tuple[str, int]]:
     if op.kind == "while":
         body, condition = (re.search(rf"{name}=%?([\w.-]+)", op.attributes)[1] for name in ("body", "condition"))
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', op.attributes)
-        bounds = [int(inner.operands[0]) for inner in computations[condition] if inner.kind == "constant" and inner.result[:3] == "s32"]
-        trips = int(known[1]) if known else max(bounds, default=1)
+        trips = int(known[1]) if known else _trips(computations[condition], computations[body])
         return [(body, trips), (condition, trips + 1)]
     names = re.findall(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)", op.attributes)
     for group in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", op.attributes):
         names += re.findall(r"%?([\w.-]+)", group)
     return [(name, 1) for name in names]
+
+
+def _trips(condition: Sequence[Op], body: Sequence[Op]) -> int:
+    """Times that `for (i = 0; i < bound; i += step)` runs; XLA unrolls loops that gather while they multiply, so their step is 2."""
+    bounds = [int(op.operands[0]) for op in condition if op.kind == "constant" and op.result[:3] in COUNTERS]
+    places = [int(re.search(r"index=(\d+)", op.attributes)[1]) for op in condition if op.kind == "get-tuple-element"]
+    named, root = {op.name: op for op in body}, next((op for op in body if op.root and op.kind == "tuple"), None)
+    step = 1
+    for place in places if root and len(bounds) == 1 else ():
+        add = named.get(root.operands[place])
+        if add is not None and add.kind == "add":
+            constants = [named[name] for name in add.operands if name in named and named[name].kind == "constant"]
+            step = max([step, *(int(constant.operands[0]) for constant in constants)])
+    return -(-max(bounds, default=1) // step)
 
 
 def dimensions(shape: str) -> list[tuple[str, tuple[int, ...]]]:

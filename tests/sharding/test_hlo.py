@@ -69,6 +69,13 @@ def test_a_loop_counts_as_often_as_it_runs_and_a_channel_once():
     }
 
 
+def test_a_loop_that_xla_unrolled_counts_by_its_step():
+    counted = "  %two = u32[] constant(2)\n  %counted = u32[] add(%i.1, %two)\n  ROOT %next = (s32[], f32[4,8]{1,0}) tuple(%counted, %x)"
+    unrolled = LOOP.replace("  ROOT %next = (s32[], f32[4,8]{1,0}) tuple(%x, %x)", counted)
+    unrolled = unrolled.replace("%bound = s32[]{:T(128)} constant(5)", "%bound = u32[]{:T(128)} constant(6)")
+    assert hlo.products(hlo.parse(unrolled)) == 3 * 2 * 4 * 16 * 8
+
+
 def test_a_trip_count_that_xla_states_is_taken():
     stated = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"11"}}')
     assert hlo.products(hlo.parse(stated)) == 11 * 2 * 4 * 16 * 8
