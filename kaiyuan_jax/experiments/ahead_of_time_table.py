@@ -16,6 +16,7 @@ the card. *Roofline* is a bound, not a forecast: the longest of FLOPs at {roofli
 arithmetic (experiments/roofline.py), and collectives one after the other over their own wires, perfectly overlapped. MFU counts causal
 attention as half and no recomputation; the figure after the stroke counts what is recomputed too. FLOPs and collectives are read off the
 compiled program with loops multiplied out (sharding/hlo.py); bytes of collectives are those that one chip receives.
+Programs for TPUs write gathers of weights as all-reduces, which count here twice what a gather would move.
 CPU seconds are those of the compiling process, wall seconds were taken beside much other work on two cores.
 """
 
