@@ -191,12 +191,29 @@ class Mesh:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1  # cuts the positions of a row: every device attends from its own, to keys gathered from all
 
 
 @_settings
 class Checkpoint:
+    """What is kept of a run while it runs; never less than averaging needs (all ours)."""
+
     every: int = 100  # steps; the last step is always saved
     keep: int = 8  # newest checkpoints kept on disk
+    keep_steps: tuple[int, ...] = ()  # checkpoints that are never deleted, for runs that branch off them
+    local: str = ""  # folder on every host's own disk or memory (/dev/shm/x) for copies between checkpoints, restored first; empty: none
+    local_every: int = 0  # steps between these copies; 0: none
+    grace: float = 30.0  # seconds that a preemption leaves to save and exit
+
+
+@_settings
+class Health:
+    """What a run does when it stands still or diverges (all ours)."""
+
+    timeout: float = 1800.0  # seconds without a step, save or evaluation after which stacks are written and the process ends; 0: never
+    divergence: str = "stop"  # stop | skip (this update is left out) | back_off (to the last good checkpoint, batches since left out)
+    spike: float = 0.0  # a loss above so many times the median of recent steps counts as divergence too; 0: only what is not finite
+    limit: int = 20  # updates left out in a run, after which it stops all the same
 
 
 @_settings
@@ -209,6 +226,7 @@ class Averaging:
     shape: str = "sqrt"  # wma: the decay shape it emulates
     weights: tuple[float, ...] = ()  # kind "weights": newest first
     online_decay: float = 0.0  # per-step EMA kept in the train state; 0 turns it off
+    online_every: int = 0  # steps between the points of the average above when it is made in the train state instead; 0: it is not
 
 
 @_settings
@@ -240,6 +258,7 @@ class Experiment:
 
     name: str = "experiment"
     output: str = ""  # run folder; empty: runs/<name>
+    start: str = ""  # a checkpoint whose weights (and moments) this run begins with, with a data order, length and schedule of its own
     branch: str = ""  # a checkpoint of another run to go on from, such as runs/x/checkpoints/400: only the rates after it may differ
     seed: int = 0  # of the initialisation
     model: Model = dataclasses.field(default_factory=Model)
@@ -250,6 +269,7 @@ class Experiment:
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    health: Health = dataclasses.field(default_factory=Health)
     averaging: Averaging = dataclasses.field(default_factory=Averaging)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     logging: Logging = dataclasses.field(default_factory=Logging)

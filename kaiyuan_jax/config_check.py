@@ -25,6 +25,7 @@ COMPUTE = ("float32", "bfloat16", "float16")
 PARAMETERS = ("float32", "bfloat16")
 ATTENTION = ("pallas_tpu", "cudnn", "pallas_gpu", "xla", "reference")  # implementations, each a file of kernels/attention
 CROSS_ENTROPY = ("xla", "reference")  # of kernels/cross_entropy
+DIVERGENCE = ("stop", "skip", "back_off")
 SIZES_FROM = ("", "public", "inferred", "ours")
 
 
@@ -32,7 +33,7 @@ def check(experiment: Experiment) -> None:
     """Raises one `ConfigError` that lists every problem found; returns nothing when there is none."""
     problems = list(_types(experiment, "config"))
     if not problems:  # values are only looked at once every one has its type
-        for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _precision, _run, _averaging, _evaluation):
+        for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _precision, _run, _recovery, _averaging, _evaluation):
             problems += part(experiment)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -251,12 +252,34 @@ def _run(experiment: Experiment):
         yield from _one_of("config.kernels.cross_entropy", experiment.kernels.cross_entropy, CROSS_ENTROPY)
 
 
+def _recovery(experiment: Experiment):
+    checkpoint, health = experiment.checkpoint, experiment.health
+    yield from _positive("config.checkpoint", checkpoint, "grace")
+    yield from _not_negative("config.checkpoint", checkpoint, "local_every")
+    if bool(checkpoint.local) != bool(checkpoint.local_every):
+        yield (
+            f"config.checkpoint.local_every: found {checkpoint.local_every} with local {checkpoint.local!r}; give both, a folder on the "
+            "host's own disk or memory and the steps between copies, or neither"
+        )
+    yield from _one_of("config.health.divergence", health.divergence, DIVERGENCE)
+    yield from _not_negative("config.health", health, "timeout", "limit")
+    if health.spike and health.spike <= 1:
+        yield f"config.health.spike: found {health.spike}, must be above 1 (times the median loss), or 0 for none"
+    if experiment.start and experiment.branch:
+        yield "config.start and config.branch: give one, a checkpoint to begin another run with or one to go on from in the same run"
+
+
 def _averaging(experiment: Experiment):
     averaging, path = experiment.averaging, "config.averaging"
     yield from _one_of(f"{path}.kind", averaging.kind, AVERAGES)
     yield from _one_of(f"{path}.shape", averaging.shape, SHAPES)
     yield from _positive(path, averaging, "last")
     yield from _fraction(path, averaging, "online_decay")
+    yield from _not_negative(path, averaging, "online_every")
+    if averaging.online_every and averaging.online_decay:
+        yield f"{path}.online_every: found {averaging.online_every} with online_decay {averaging.online_decay}; the state keeps one average"
+    if averaging.online_every and averaging.kind == "none":
+        yield f"{path}.online_every: found {averaging.online_every} with kind 'none'; say which average, such as ema"
     if not 0 < averaging.alpha < 1:
         yield f"{path}.alpha: found {averaging.alpha}, must lie between 0 and 1"
     if averaging.kind == "weights" and len(averaging.weights) != averaging.last:

@@ -1,4 +1,5 @@
-"""The mesh of devices. Axes: data (copies), fsdp (parameters and batch cut), tensor (heads, feed-forward, vocabulary cut)."""
+"""The mesh of devices. Axes: data (copies), fsdp (parameters and batch cut), tensor (heads, feed-forward, vocabulary cut), context
+(positions of a row cut)."""
 
 import math
 
@@ -7,16 +8,16 @@ from jax.sharding import AxisType, Mesh
 
 from kaiyuan_jax import config
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 
 
 def make_mesh(mesh: config.Mesh, devices=None) -> Mesh:
-    """A mesh of `devices` (default: all) with the axes data, fsdp, tensor, of type Auto: the compiler partitions, guided by constraints.
+    """A mesh of `devices` (default: all) with the axes data, fsdp, context, tensor, of type Auto: the compiler partitions, guided by constraints.
 
     One axis may be -1 and takes all that is left. Raises ConfigError when the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+    sizes = [getattr(mesh, axis) for axis in AXES]
     found = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
         raise config.ConfigError(f"mesh: found {found}; every axis must be at least 1, and one of them may be -1 (all that are left)")

@@ -26,7 +26,7 @@ from kaiyuan_jax.training import saved
 # Fields, as regular expressions on their dotted path, that another session may set otherwise.
 FREE = (
     r"name|output|branch",  # a run is the same whether it computed its first steps or took them from another
-    r"(logging|evaluation|checkpoint|mesh|kernels)\..*",
+    r"(logging|evaluation|checkpoint|mesh|kernels|health)\..*",
     r"averaging\.(?!online_decay).*",  # the offline average reads the checkpoints and changes nothing
     r"data\.(prefetch|verify_tokens)",
     r"data\.sources\[\d+\]\.(path|heldout|planned_tokens)",  # stores are compared by checksum
