@@ -167,24 +167,25 @@ def collect(study: Study) -> Path:
 def measured(run: Run) -> dict:
     """What one run showed: its facts, and by metrics line its loss, headroom, loss scale and largest values."""
     lines = curves.lines(run.folder)
+    last = lines[-1] if lines else {}  # none where the run stopped before its first line
     losses = [line["loss"] for line in lines if line.get("loss") is not None and math.isfinite(line["loss"])]
     stopped = json.loads(run.stopped.read_text()) if run.stopped else None
     final = mean(losses[-max(1, round(END * len(losses))) :])
-    tensors = [key.removeprefix("largest/") for key in lines[-1] if key.startswith("largest/")]
+    tensors = [key.removeprefix("largest/") for key in last if key.startswith("largest/")]
     return {
         "variant": run.variant,
         "peak": run.peak,
         "seed": run.seed,
         "stopped": stopped["step"] if stopped else None,
-        "skipped": stopped.get("skipped", 0) if stopped else lines[-1].get("skipped", 0),
-        "nonfinite_loss": stopped.get("nonfinite_loss", 0) if stopped else lines[-1].get("nonfinite_loss", 0),
+        "skipped": stopped.get("skipped", 0) if stopped else last.get("skipped", 0),
+        "nonfinite_loss": stopped.get("nonfinite_loss", 0) if stopped else last.get("nonfinite_loss", 0),
         "final_loss": None if stopped else final,
-        "seconds": lines[-1]["seconds"],
+        "seconds": last.get("seconds", 0.0),
         "diverged": bool(stopped) or final > min(losses) + SPIKE,
         "headroom": min((line["headroom"] for line in lines if line.get("headroom") is not None), default=0.0),
         "largest": {name: max((v for line in lines if (v := line[f"largest/{name}"]) is not None), default=None) for name in tensors},
         "overflowed": first_overflow(stopped["largest_by_layer"]) if stopped else None,
-        "by_layer": {name: lines[-1].get(f"largest_by_layer/{name}") for name in tensors},
+        "by_layer": {name: last.get(f"largest_by_layer/{name}") for name in tensors},
         "curves": {
             name: [line.get(name) for line in lines]
             for name in ("step", "loss", "headroom", "loss_scale", "skipped", *(f"largest/{tensor}" for tensor in tensors))
