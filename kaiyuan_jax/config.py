@@ -13,9 +13,12 @@ Defaults marked "ours" have no published counterpart in the Kaiyuan-2B recipe (a
 import dataclasses
 import difflib
 import json
+import reprlib
 import types
 import typing
 from pathlib import Path
+
+from kaiyuan_jax import json_text
 
 
 class UserError(ValueError):
@@ -287,10 +290,9 @@ def to_json(experiment: Experiment) -> str:
 def from_json(text: str) -> Experiment:
     """Rebuilds an experiment; a field that does not exist or has another type raises `ConfigError`."""
     try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
+        return _build(Experiment, json_text.parse(text), "config")
+    except json_text.JSONError as error:
         raise ConfigError(f"saved config: not JSON ({error})") from None
-    return _build(Experiment, tree, "config")
 
 
 def read(path: str | Path) -> Experiment:
@@ -299,9 +301,13 @@ def read(path: str | Path) -> Experiment:
     Raises `ConfigError` for a file that is missing or holds no experiment.
     """
     try:
-        experiment = from_json(Path(path).read_text(encoding="utf-8"))
+        experiment = _build(Experiment, json_text.read(path), "config")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the config.json of a run folder") from None
+    except json_text.JSONError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); give the config.json of a run folder") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     for field, name in kept_files(experiment.schedule).items():
         if (beside := Path(path).parent / name).is_file():
             setattr(experiment.schedule, field, str(beside))
@@ -318,7 +324,7 @@ def _build(kind, value, path: str):
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ConfigError(f"{path}: found {value!r}, must be a table of the fields of {kind.__name__}")
+            raise ConfigError(f"{path}: found {reprlib.repr(value)}, must be a table of the fields of {kind.__name__}")
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         if unknown:
@@ -327,9 +333,16 @@ def _build(kind, value, path: str):
     if origin is list and isinstance(value, list):
         (inner,) = typing.get_args(kind)
         return [_build(inner, item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is tuple and isinstance(value, list):
-        return tuple(value)
+    value = tuple(value) if origin is tuple and isinstance(value, list) else value
+    if not has_type(value, kind):
+        raise ConfigError(f"{path}: {not_of_type(value, kind)}")
     return value
+
+
+def not_of_type(value, kind) -> str:
+    """What was found and which type it must have, of a value whatever it is."""
+    said = str(kind).replace("kaiyuan_jax.config.", "") if typing.get_args(kind) else getattr(kind, "__name__", str(kind))
+    return f"found {reprlib.repr(value)} of type {type(value).__name__}, must be {said}"
 
 
 def unknown_field(name: str, owner: type) -> str:

@@ -8,9 +8,11 @@ selection and repetition give, an averaging window longer than the run) is check
 import dataclasses
 import difflib
 import math
+import reprlib
 import typing
 
-from kaiyuan_jax.config import ConfigError, Data, Experiment, has_type
+from kaiyuan_jax import secrets
+from kaiyuan_jax.config import ConfigError, Data, Experiment, has_type, not_of_type
 
 ORDERS = ("uniform", "ascending", "descending", "folded")
 SCHEDULES = ("constant", "cosine", "wsd", "wsd_s", "wsdc", "power", "piecewise", "file")
@@ -26,6 +28,7 @@ PARAMETERS = ("float32", "bfloat16")
 ATTENTION = ("pallas_tpu", "cudnn", "pallas_gpu", "xla", "reference")  # implementations, each a file of kernels/attention
 CROSS_ENTROPY = ("xla", "reference")  # of kernels/cross_entropy
 DIVERGENCE = ("stop", "skip", "back_off")
+LARGEST = 2**62  # of whole numbers: sums of a few stay in 64 bits
 SIZES_FROM = ("", "public", "inferred", "ours")
 
 
@@ -36,22 +39,37 @@ def check(experiment: Experiment) -> None:
         for part in (_model, _sources, _domain_limits, _data, _schedule, _optimizer, _precision, _run, _recovery, _averaging, _evaluation):
             problems += part(experiment)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(secrets.redact("\n".join(problems)))
 
 
 def _types(value, path: str):
     for name, kind in typing.get_type_hints(type(value)).items():
         item, where = getattr(value, name), f"{path}.{name}"
         if not has_type(item, kind):
-            wanted = getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("kaiyuan_jax.config.", "")
-            yield f"{where}: found {item!r} of type {type(item).__name__}, must be {wanted}"
-        elif isinstance(item, float) and not math.isfinite(item):
-            yield f"{where}: found {item}, must be a finite number"
+            yield f"{where}: {not_of_type(item, kind)}"
         elif dataclasses.is_dataclass(item):
             yield from _types(item, where)
         elif isinstance(item, list):
             for i, inner in enumerate(item):
                 yield from _types(inner, f"{where}[{i}]")
+        else:
+            for one in item if isinstance(item, tuple) else (item,):
+                yield from _value(one, where)
+
+
+def _value(value, where: str):
+    """What is wrong with a number or a string wherever it stands."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: found {value}, must be a finite number"
+    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        yield f"{where}: found {reprlib.repr(value)}, must be at most {LARGEST:,}"
+    elif isinstance(value, str) and (kind := secrets.found(value)):
+        yield (
+            f"{where}: found {secrets.redact(value)!r}, which holds {kind}; it would be saved with the run and printed: take it out, and "
+            "give credentials by the environment or the files of the service's own tools"
+        )
+    elif isinstance(value, str) and not value.isprintable():
+        yield f"{where}: found {reprlib.repr(value)}, must be printable text on one line"
 
 
 def _positive(path: str, owner, *names: str):

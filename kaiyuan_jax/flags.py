@@ -8,19 +8,22 @@ import dataclasses
 import os
 import re
 import sys
+import traceback
 import typing
 
 from absl import app, flags, logging
 
+from kaiyuan_jax import secrets
 from kaiyuan_jax.config import ConfigError, Experiment, UserError, unknown_field
 from kaiyuan_jax.config_check import check
 
 
-def define_config() -> flags.FlagHolder[Experiment]:
-    """Declares `--config`; `checked` gives its value with the overrides applied."""
+def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> flags.FlagHolder[Experiment]:
+    """Declares `--config`; `checked` gives its value with the overrides applied. Those of another command: give its `argv` and `values`."""
     from ml_collections import config_flags  # tools that take no experiment run without it
 
-    return config_flags.DEFINE_config_file("config", help_string="Experiment file, such as configs/quickstart.py[:variant].")
+    described = "Experiment file, such as configs/quickstart.py[:variant]."
+    return config_flags.DEFINE_config_file("config", help_string=described, flag_values=values, sys_argv=argv)
 
 
 def checked(holder: flags.FlagHolder[Experiment]) -> Experiment:
@@ -49,10 +52,16 @@ def run(main) -> None:
         logging.set_verbosity(logging.WARNING)
         return main(argv)
 
+    sys.excepthook = _without_secrets
     try:
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=parse)
     except UserError as error:
         _fail(str(error))
+
+
+def _without_secrets(kind, error, trace) -> None:
+    """A fault of ours keeps its traceback, whose messages may quote an address that holds a password."""
+    print(secrets.redact("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def one_thread() -> None:
@@ -64,14 +73,14 @@ def one_thread() -> None:
         os.environ.setdefault(name, "1")
 
 
-def _parse(argv):
+def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS, known_only: bool = False) -> list[str]:
     """Parses flags; what is wrong with an override of the config is said before ml_collections sees it."""
     for argument in argv[1:]:
         match = re.match(r"--(?:no)?(config\.[^=]+)", argument)
         if match and (problem := _override_problem(match.group(1))):
             _fail(f"--{match.group(1)}: {problem}")
     try:
-        return flags.FLAGS(argv)
+        return values(argv, known_only)
     except flags.Error as error:
         lines = str(error).strip().splitlines()  # ml_collections puts a whole traceback of the config file into the message
         _fail(f"--config: {lines[-1].strip()}" if "Traceback" in str(error) else lines[0])
@@ -100,6 +109,6 @@ def _override_problem(path: str) -> str:
 
 
 def _fail(message: str) -> None:
-    for line in message.splitlines():
+    for line in secrets.redact(message).splitlines():
         print(f"error: {line}", file=sys.stderr)
     sys.exit(2)

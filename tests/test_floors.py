@@ -11,13 +11,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "kaiyuan_jax"
 
 # From the top down; parts on one floor do not import one another.
 FLOORS = [
-    {"plan", "experiments", "report"},
+    {"plan", "experiments", "report", "launchers"},
     {"training"},
     {"evaluation"},
     {"data", "models", "schedules", "sharding", "averaging"},
     {"kernels", "optimizers", "flags"},
-    {"config_check", "files"},
+    {"config_check", "files", "page"},
     {"config"},
+    {"json_text", "secrets"},
 ]
 FLOOR = {part: depth for depth, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
