@@ -1,6 +1,8 @@
 """Trains an experiment, or resumes it: python launch/train.py --config=configs/x.py [--config.schedule.peak=3e-3] [--dry_run]
 
 The same command on an existing run folder goes on from its newest complete checkpoint. SIGTERM or Ctrl-C saves and exits with code 0.
+Many processes train one experiment together when each is started with the same --coordinator=host:port --processes=N and a --process of
+its own, or all with --distributed where JAX finds these itself (TPU pods, Slurm, Kubernetes).
 Exit codes: 0 finished or saved, 1 loss or gradient not finite, 2 a mistake in config, stores or run folder.
 """
 
@@ -13,6 +15,12 @@ from kaiyuan_jax.flags import checked, define_config, run
 from kaiyuan_jax.training import host_memory
 
 CONFIG = define_config()
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
+PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes train together; with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", -1, "Number of this one, from 0; with --coordinator.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several processes, found by JAX: TPU pods, Slurm, Kubernetes, Open MPI.")
+JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must have come.", lower_bound=1)
+HEARTBEAT_TIMEOUT = flags.DEFINE_integer("heartbeat_timeout", 100, "Seconds of silence after which a process is given up.", lower_bound=1)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and its plan, and exit.")
 
 
@@ -20,6 +28,7 @@ def main(argv):
     experiment = checked(CONFIG)
     if not DRY_RUN.value:
         host_memory.begin_again_with_huge_pages()
+        _join()
     from kaiyuan_jax import plan
     from kaiyuan_jax.data import recipe
 
@@ -29,9 +38,11 @@ def main(argv):
         print(page)
         return
 
+    from kaiyuan_jax.sharding import processes
     from kaiyuan_jax.training import failure, loop
 
-    for line in plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))):
+    warnings = plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data)))
+    for line in warnings if processes.index() == 0 else ():
         print(f"warning: {line}", file=sys.stderr)
     try:
         loop.train(experiment, page=page)
@@ -39,6 +50,19 @@ def main(argv):
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _join():
+    together = COORDINATOR.value or PROCESSES.value or PROCESS.value >= 0
+    if together and not COORDINATOR.value:
+        raise config.UserError("--coordinator: missing; --processes and --process need host:port of process 0, such as 10.0.0.1:8476")
+    if together and DISTRIBUTED.value:
+        raise config.UserError("--distributed: JAX finds the processes itself; leave out --coordinator, --processes and --process")
+    if together or DISTRIBUTED.value:
+        from kaiyuan_jax.sharding import processes
+
+        limits = dict(timeout=JOIN_TIMEOUT.value, heartbeat=HEARTBEAT_TIMEOUT.value)
+        processes.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, **limits)
 
 
 if __name__ == "__main__":

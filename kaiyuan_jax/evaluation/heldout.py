@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from kaiyuan_jax import config
@@ -25,6 +26,7 @@ from kaiyuan_jax.evaluation import bootstrap
 from kaiyuan_jax.kernels.placement import ANYWHERE, Placement
 from kaiyuan_jax.models import decoder as decoders
 from kaiyuan_jax.models import loss as losses
+from kaiyuan_jax.sharding import rules
 
 SEED = 0  # of resampling and questions; not the experiment's, so that runs with other seeds meet the same documents and questions
 
@@ -78,13 +80,26 @@ def make_batch(tokens_BL1: np.ndarray, *, eod: int, mask_documents: bool) -> dic
 
 
 def token_losses(graphdef, place: Placement = ANYWHERE) -> Callable:
-    """A (params, batch) -> float32[B, L], nats; compiled once in a process for each model and batch shape."""
-    return functools.partial(_token_losses, graphdef, place)
+    """A (params, batch) -> float32[B, L], nats; compiled once in a process for each model and batch shape.
+
+    On a mesh of several processes each gives the whole batch, and gets all losses.
+    """
+    if place.mesh is None:
+        return functools.partial(_token_losses, graphdef, place)
+
+    def compute(params, batch):
+        size = len(batch["inputs_BL"])
+        return _token_losses(graphdef, place, params, rules.global_batch(batch, place.mesh, np.arange(size), size))
+
+    return compute
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _token_losses(graphdef, place, params, batch):
-    return losses.token_losses(decoders.merge(graphdef, params), batch, place)[0]
+    loss_BL = losses.token_losses(decoders.merge(graphdef, params), batch, place)[0]
+    if place.mesh is None:
+        return loss_BL
+    return jax.lax.with_sharding_constraint(loss_BL, NamedSharding(place.mesh, PartitionSpec()))  # so that every process can read it
 
 
 def row_losses(compute, params, rows_RL1: np.ndarray, *, batch_size: int, eod: int, mask_documents: bool) -> np.ndarray:
@@ -166,20 +181,25 @@ def mean_summary(sums: dict[str, DocumentSums], *, resamples: int) -> dict:
     }
 
 
-def make_evaluator(experiment: config.Experiment, stores: dict[str, Store]) -> Callable[[dict], dict[str, float]]:
-    """A light function for the training loop: params -> {source: nats per token}; compiled once, no intervals, rows read once."""
+def make_evaluator(experiment: config.Experiment, stores: dict[str, Store], place: Placement = ANYWHERE) -> Callable:
+    """A light function for the training loop: params -> {source: nats per token}; compiled once, no intervals, rows read once.
+
+    place: where the parameters lie. Processes that train together all call it, and all get the same numbers.
+    """
     graphdef, _ = decoders.abstract(experiment.model, experiment.precision)
-    compute, length, rows = token_losses(graphdef), experiment.data.sequence_length, {}
+    compute, length, rows = token_losses(graphdef, place), experiment.data.sequence_length, {}
     for name, store in stores.items():
         sequences = spread(store.sequences(length), experiment.evaluation.rows)
         if len(sequences):
             rows[name] = store.read_rows(sequences, length)
+    batch_size = -(-experiment.evaluation.batch_size // place.ways("B")) * place.ways("B")
+    silent = None if jax.process_index() == 0 else True
 
     def evaluate(params) -> dict[str, float]:
         result = {}
-        for name, rows_RL1 in tqdm(rows.items(), desc="held-out", leave=False, disable=None):
+        for name, rows_RL1 in tqdm(rows.items(), desc="held-out", leave=False, disable=silent):
             settings = dict(eod=stores[name].eod, mask_documents=experiment.data.mask_documents)
-            result[name] = float(row_losses(compute, params, rows_RL1, batch_size=experiment.evaluation.batch_size, **settings).mean())
+            result[name] = float(row_losses(compute, params, rows_RL1, batch_size=batch_size, **settings).mean())
         return result
 
     return evaluate

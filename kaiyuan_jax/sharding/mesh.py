@@ -12,7 +12,7 @@ AXES = ("data", "fsdp", "context", "tensor")
 
 
 def make_mesh(mesh: config.Mesh, devices=None) -> Mesh:
-    """A mesh of `devices` (default: all) with the axes data, fsdp, context, tensor, of type Auto: the compiler partitions, guided by constraints.
+    """A mesh of `devices` (default: all) with the axes of `AXES`, of type Auto: the compiler partitions, guided by constraints.
 
     One axis may be -1 and takes all that is left. Raises ConfigError when the product of the axes is not the number of devices.
     """

@@ -78,8 +78,25 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = DEFAULT) -> Any:
 
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *[None] * (ndim - 1)))
+    """Rows of a batch over the data and fsdp axes; of an array [B, L] with more than one device along context, positions over that."""
+    rest = [None] * (ndim - 1)
+    if rest and mesh.shape["context"] > 1:
+        rest[0] = "context"
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *rest))
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, rows: np.ndarray, batch_size: int) -> dict[str, jax.Array]:
+    """Global arrays [batch_size, ...], cut as `batch_sharding` says, of which this process brings `rows` (ascending, as `process_rows`)."""
+
+    def one(x):
+        def part(index):
+            begin, end, _ = index[0].indices(batch_size)
+            first = np.searchsorted(rows, begin)
+            return x[(slice(first, first + end - begin), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), batch_sharding(mesh, x.ndim), part)
+
+    return {key: one(x) for key, x in batch.items()}
 
 
 def placement(mesh: Mesh, kernels: config.Kernels | None = None, rules: Rules = DEFAULT) -> Placement:

@@ -61,7 +61,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     if found := branch.problems(experiment, plan):
         raise ConfigError("\n".join(found))
     loader.verify(experiment.data, stores)  # the slow check last
-    evaluate = _evaluator(experiment, stores[0].fingerprint)
+    evaluate = _evaluator(experiment, stores[0].fingerprint, mesh)
     abstract = state.abstract(experiment, optimizer, mesh)
     data_order = resume.order_of(plan, stores)
     keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
@@ -97,7 +97,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
         reader = loader.batches(plan, stores, rows=rows, start_step=begin, mask_documents=masked, prefetch=experiment.data.prefetch)
         batches = stack.enter_context(contextlib.closing(reader))
         for done in range(begin + 1, plan.steps + 1):
-            train_state, measured = update(train_state, _put(next(batches), mesh, plan.batch_size), rates_T)
+            train_state, measured = update(train_state, _put(next(batches), mesh, rows, plan.batch_size), rates_T)
             run.read()  # of the step before, while the devices compute this one
             run.pending = done, measured
             last, stopping = done == plan.steps, stop.is_set()
@@ -232,9 +232,9 @@ def _check(experiment: Experiment, stores, mesh) -> None:
         )
 
 
-def _evaluator(experiment: Experiment, fingerprint: str):
+def _evaluator(experiment: Experiment, fingerprint: str, mesh):
     stores = heldout.open_stores(experiment, fingerprint)
-    return heldout.make_evaluator(experiment, stores) if stores else None
+    return heldout.make_evaluator(experiment, stores, rules.placement(mesh, experiment.kernels)) if stores else None
 
 
 def _compile(experiment: Experiment, mesh, abstract: state.TrainState, rates_T: jax.Array):
@@ -254,12 +254,9 @@ def _rates(schedule, steps: int, mesh) -> jax.Array:
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec()), rates, rates.shape)
 
 
-def _put(batch: dict, mesh, batch_size: int) -> dict:
+def _put(batch: dict, mesh, rows, batch_size: int) -> dict:
     """This process's rows as global arrays."""
-    sharding = rules.batch_sharding(mesh, 2)
-    return {
-        key: jax.make_array_from_process_local_data(sharding, batch[key], (batch_size, *batch[key].shape[1:])) for key in step.BATCH_KEYS
-    }
+    return rules.global_batch({key: batch[key] for key in step.BATCH_KEYS}, mesh, rows, batch_size)
 
 
 class _Stop(threading.Event):

@@ -1,0 +1,96 @@
+"""Many processes that train together, each with its own devices, and the few words they exchange on the host.
+
+Every process runs the same program over one global mesh. `join` makes them one (jax.distributed): process 0 holds the coordinator, the
+others connect to it and send it heartbeats; a process whose heartbeat stays away for `heartbeat` seconds is given up, and the others end.
+Device collectives use the interconnect of TPUs and NCCL on GPUs; between CPUs they use gloo over TCP.
+
+What is exchanged here goes byte by byte through one small device program, so that a float64 or int64 arrives as it left. All processes
+must make these calls in the same order.
+"""
+
+import json
+import re
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kaiyuan_jax.config import UserError
+
+JOIN, HEARTBEAT = 300, 100  # seconds
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+def join(coordinator: str = "", processes: int = 0, process: int = -1, *, timeout: int = JOIN, heartbeat: int = HEARTBEAT) -> None:
+    """Makes this process number `process` of `processes`; call once, before anything asks JAX for its devices.
+
+    coordinator: host:port that process 0 listens on and all can reach; empty: JAX finds all three in its environment (TPU pods, Slurm,
+    Kubernetes job sets, Open MPI). timeout: seconds in which all must come. Raises UserError where the three do not fit together or
+    nothing is found, RuntimeError when the others do not come in time.
+    """
+    options = dict(initialization_timeout=timeout, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
+    if not coordinator:
+        try:
+            jax.distributed.initialize(**options)
+        except ValueError as error:
+            raise UserError(f"--distributed: JAX finds no cluster here ({error}); give --coordinator, --processes and --process") from None
+        return
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", coordinator):
+        raise UserError(f"--coordinator: found {coordinator!r}, must be host:port of process 0, such as 10.0.0.1:8476")
+    if processes < 1:
+        raise UserError(f"--processes: found {processes}, must be the number of processes that train together, 1 or more")
+    if not 0 <= process < processes:
+        raise UserError(f"--process: found {process}, must be this process's number, from 0 to {processes - 1}")
+    if coordinator.rpartition(":")[0] in _LOOPBACK:  # nobody outside this machine is expected, so nobody is let in
+        options["coordinator_bind_address"] = coordinator
+    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate", **options)
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    """This process's number, from 0."""
+    return jax.process_index()
+
+
+def gather(numbers) -> np.ndarray:
+    """[P, ...]: the array (of one shape and dtype everywhere) that each of the P processes gives, in their order."""
+    numbers = np.asarray(numbers)
+    if count() == 1:
+        return numbers[None]
+    flat = np.frombuffer(np.ascontiguousarray(numbers).tobytes(), np.uint8)
+    return np.ascontiguousarray(multihost_utils.process_allgather(flat)).view(numbers.dtype).reshape(count(), *numbers.shape)
+
+
+def gather_values(value) -> list:
+    """What each process gives, in their order; JSON-able values of any size."""
+    if count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = gather(np.int64(text.size))
+    padded = np.zeros(1 << int(sizes.max() - 1).bit_length(), np.uint8)  # few shapes, each compiled once
+    padded[: text.size] = text
+    return [json.loads(row[:size].tobytes()) for row, size in zip(gather(padded), sizes, strict=True)]
+
+
+def agree(value):
+    """The value of process 0, on every process; JSON-able."""
+    return gather_values(value)[0]
+
+
+def barrier() -> None:
+    """Returns when every process has come here."""
+    gather(np.uint8(0))
+
+
+def flags(mesh: Mesh, value: int) -> jax.Array:
+    """int32 [devices]: `value` of this process for every one of its devices, on that device.
+
+    For a flag that any process may raise and all must read at one step: its maximum inside the step. It cannot be a column of the batch,
+    because processes that cut the same rows (axes context and tensor) hold copies of them, which must be equal.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.make_array_from_callback((mesh.size,), sharding, lambda at: np.full(1, value, np.int32))
