@@ -20,8 +20,8 @@ from absl import flags as absl_flags
 from tqdm import tqdm
 
 from kaiyuan_jax import config, flags
-from kaiyuan_jax.experiments import ahead_of_time_table as table
 from kaiyuan_jax.files import check_target, replace
+from kaiyuan_jax.plan import ahead_of_time_table as table
 from kaiyuan_jax.sharding import topology
 
 CONFIG = flags.define_config()
@@ -49,7 +49,7 @@ def main(argv):
         text = str(Path(HLO.value).absolute() / f"{target.name.replace(':', '_')}.txt") if HLO.value else ""
         arguments = {"experiment": config.to_json(experiment), "rows": rows, "text": text}
         try:
-            result = topology.call(target, "kaiyuan_jax.experiments.ahead_of_time:measure", arguments, timeout=TIMEOUT.value)
+            result = topology.call(target, "kaiyuan_jax.plan.ahead_of_time:measure", arguments, timeout=TIMEOUT.value)
         except subprocess.TimeoutExpired:
             raise config.UserError(f"--timeout={TIMEOUT.value}: {target.name} was not compiled by then; give more seconds") from None
         command = shlex.join(["python", *(part for part in sys.argv if not part.startswith(("--target", "--output", "--hlo")))])

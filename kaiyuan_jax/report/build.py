@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from kaiyuan_jax import config, files
+from kaiyuan_jax import config, files, page
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.report import compare, forecasts, page, result_figures, style, table, training_figures, words
+from kaiyuan_jax.report import compare, forecasts, result_figures, style, table, training_figures, words
 from kaiyuan_jax.report.compare import Group
 from kaiyuan_jax.report.load import FINAL, Run, load, recipes
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import files
-from kaiyuan_jax.report import law_figures, law_text, page
+from kaiyuan_jax import files, page
+from kaiyuan_jax.report import law_figures, law_text
 from kaiyuan_jax.schedules.laws import forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit

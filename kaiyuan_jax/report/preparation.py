@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import page
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.report import page, style
+from kaiyuan_jax.report import style
 
 FLOW = (  # count in report.json -> what the table calls it
     ("documents read", "read"),

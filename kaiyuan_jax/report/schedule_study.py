@@ -6,7 +6,8 @@ Every sentence is made from the numbers, and says no more than they do.
 import json
 from pathlib import Path
 
-from kaiyuan_jax.report import page, schedule_figures
+from kaiyuan_jax import page
+from kaiyuan_jax.report import schedule_figures
 
 ROLES = {"train": "fitted", "test": "unseen", "baseline": "unseen", "designed": "designed"}
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from kaiyuan_jax import config
-from kaiyuan_jax.experiments import roofline
 from kaiyuan_jax.models import flops
+from kaiyuan_jax.plan import roofline
 from kaiyuan_jax.sharding import topology
 
 MODEL = config.Model(layers=28, width=2048, feedforward=6144, heads=16, kv_heads=8, head_size=128, vocabulary=151_936)

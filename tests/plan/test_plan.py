@@ -15,7 +15,7 @@ from kaiyuan_jax import plan as planning
 from kaiyuan_jax.data import order, recipe
 from kaiyuan_jax.plan import text
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 L, B = 128, 16
 
 

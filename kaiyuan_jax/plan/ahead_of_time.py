@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kaiyuan_jax import config
-from kaiyuan_jax.experiments import roofline
 from kaiyuan_jax.models import decoder, flops
 from kaiyuan_jax.optimizers import adamw
+from kaiyuan_jax.plan import roofline
 from kaiyuan_jax.sharding import hlo, rules, topology
 from kaiyuan_jax.sharding import mesh as meshes
 from kaiyuan_jax.training import state, step
@@ -36,9 +36,8 @@ def measure(target: topology.Target, experiment: str, rows: int, text: str = "")
     batch = experiment.data.batch_size = rows * len(devices)
     abstract = state.abstract(experiment, adamw.build(experiment.optimizer, lambda count: 1e-3), mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    shape, everywhere = (batch, experiment.data.sequence_length), NamedSharding(mesh, PartitionSpec())
-    inputs = {key: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rules.batch_sharding(mesh, 2)) for key in step.BATCH_KEYS}
-    rates = jax.ShapeDtypeStruct((STEPS,), jnp.float32, sharding=everywhere)
+    inputs = step.abstract_batch(experiment, mesh)
+    rates = jax.ShapeDtypeStruct((STEPS,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
     found = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": batch, "jax": jax.__version__}
     begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
     traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, inputs, rates)

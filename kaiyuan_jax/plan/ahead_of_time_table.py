@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kaiyuan_jax.experiments import roofline
+from kaiyuan_jax.plan import roofline
 
 GIB = 2**30
 HEAD = (
@@ -13,7 +13,7 @@ HEAD = (
 NOTES = f"""
 Nothing here was run. *Fits* is the compiler's word for TPUs; for GPUs, where it has none, what the program needs beside the memory of
 the card. *Roofline* is a bound, not a forecast: the longest of FLOPs at {roofline.EFFICIENCY:.0%} of the bf16 peak, memory traffic by
-arithmetic (experiments/roofline.py), and collectives one after the other over their own wires, perfectly overlapped. MFU counts causal
+arithmetic (plan/roofline.py), and collectives one after the other over their own wires, perfectly overlapped. MFU counts causal
 attention as half and no recomputation; the figure after the stroke counts what is recomputed too. FLOPs and collectives are read off the
 compiled program with loops multiplied out (sharding/hlo.py); bytes of collectives are those that one chip receives.
 Programs for TPUs write gathers of weights as all-reduces, which count here twice what a gather would move.

@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kaiyuan_jax import config
-from kaiyuan_jax.experiments import ahead_of_time, ahead_of_time_table
 from kaiyuan_jax.models import decoder, flops
 from kaiyuan_jax.optimizers import adamw
-from kaiyuan_jax.sharding import hlo, rules, topology
+from kaiyuan_jax.plan import ahead_of_time, ahead_of_time_table
+from kaiyuan_jax.sharding import hlo, topology
 from kaiyuan_jax.sharding.mesh import make_mesh
 from kaiyuan_jax.training import state, step
 
@@ -26,11 +26,11 @@ def test_overflow_is_read_off_the_compiler_s_message():
 
 def test_a_compiled_step_multiplies_what_its_model_needs_and_cuts_all_of_it_over_the_devices():
     L, B = 32, 8
-    experiment = config.Experiment(model=MODEL, mesh=config.Mesh(data=1, fsdp=-1))
+    experiment = config.Experiment(model=MODEL, mesh=config.Mesh(data=1, fsdp=-1), data=config.Data(batch_size=B, sequence_length=L))
     mesh = make_mesh(experiment.mesh)
     abstract = state.abstract(experiment, adamw.build(experiment.optimizer, lambda count: 1e-3), mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    batch = {key: jax.ShapeDtypeStruct((B, L), jnp.int32, sharding=rules.batch_sharding(mesh, 2)) for key in step.BATCH_KEYS}
+    batch = step.abstract_batch(experiment, mesh)
     rates = jax.ShapeDtypeStruct((10,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
     traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, batch, rates)
     assert ahead_of_time._saved(traced.jaxpr, MODEL.layers) == MODEL.layers * B * L * MODEL.width * 4
@@ -53,7 +53,7 @@ def test_a_small_step_is_measured_for_a_target(name):
         pytest.skip(why)
     experiment = config.Experiment(model=MODEL, mesh=config.Mesh(data=1, fsdp=-1), precision=config.Precision(compute="bfloat16"))
     arguments = {"experiment": config.to_json(experiment), "rows": 2}
-    result = topology.call(target, "kaiyuan_jax.experiments.ahead_of_time:measure", arguments)
+    result = topology.call(target, "kaiyuan_jax.plan.ahead_of_time:measure", arguments)
     assert result["devices"] == 4 and result["batch"] == 8 and result["memory"]["fits"]
     assert result["flops"]["products"] > result["flops"]["model"] / 2
     assert any(kind.startswith("all-gather over fsdp") for kind in result["collectives"])
