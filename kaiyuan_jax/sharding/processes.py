@@ -9,7 +9,10 @@ must make these calls in the same order.
 """
 
 import json
+import os
 import re
+import sys
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -86,11 +89,21 @@ def barrier() -> None:
     gather(np.uint8(0))
 
 
-def flags(mesh: Mesh, value: int) -> jax.Array:
-    """int32 [devices]: `value` of this process for every one of its devices, on that device.
+def flags(mesh: Mesh, value) -> jax.Array:
+    """[devices]: the number of this process, in its dtype, once for every one of its devices, on that device.
 
-    For a flag that any process may raise and all must read at one step: its maximum inside the step. It cannot be a column of the batch,
-    because processes that cut the same rows (axes context and tensor) hold copies of them, which must be equal.
+    For what any process may say and all must read at one step, by a reduction inside the step. It cannot be a column of the batch:
+    processes that cut the same rows (along context and tensor) hold copies of them, which must be equal.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.make_array_from_callback((mesh.size,), sharding, lambda at: np.full(1, value, np.int32))
+    value = np.asarray(value).reshape(1)
+    return jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, PartitionSpec(mesh.axis_names)), lambda at: value)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once with an exit code.
+
+    The usual way out would first wait for the other processes, who wait for this one, and then abort with a code of its own.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -78,11 +78,8 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = DEFAULT) -> Any:
 
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes; of an array [B, L] with more than one device along context, positions over that."""
-    rest = [None] * (ndim - 1)
-    if rest and mesh.shape["context"] > 1:
-        rest[0] = "context"
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *rest))
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *[None] * (ndim - 1)))
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, rows: np.ndarray, batch_size: int) -> dict[str, jax.Array]:
