@@ -17,8 +17,9 @@ bytes however they were cut into files. (What was read is in the report beside t
 import dataclasses
 import functools
 import hashlib
-import json
 import os
+import reprlib
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
-from kaiyuan_jax.config import UserError
+from kaiyuan_jax import json_text
+from kaiyuan_jax.config import UserError, has_type
 from kaiyuan_jax.data import blocks, mapped
 
 SCHEMA = 2
@@ -37,6 +39,8 @@ COLUMNS = pa.schema(
      ("id", pa.large_string())]
 )  # fmt: skip
 ROW_GROUP = 16_384  # documents
+LARGEST = 1 << 50  # tokens
+DOCUMENTS_A_BYTE, EXPANSION, EXPANSION_FROM = 16, 100, 64 << 20  # of documents.parquet: beyond, it is not what it seems
 
 
 class StoreError(UserError):
@@ -114,7 +118,8 @@ class Documents:
 
     @functools.cached_property
     def _ids(self):
-        file = pq.ParquetFile(self.path, memory_map=True)
+        # As a dictionary, so that one long id which all rows repeat is held once.
+        file = pq.ParquetFile(self.path, memory_map=True, read_dictionary=["id"])
         return functools.lru_cache(maxsize=64)(lambda group: file.read_row_group(group, columns=["id"])["id"].combine_chunks())
 
 
@@ -234,9 +239,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         what = "no such folder" if not Path(folder).exists() else "manifest.json is missing, so this is not a finished store"
         raise StoreError(f"{folder}: {what}; prepare it with launch/prepare_data.py --output={folder}")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json_text.read(path)
         found = fields.get("schema")
-    except (ValueError, AttributeError):
+    except (ValueError, OSError, AttributeError):
         raise StoreError(f"{folder}: manifest.json is not readable JSON; prepare the source again") from None
     if found != SCHEMA:
         raise StoreError(f"{folder}: manifest.json has schema {found!r}, this version reads {SCHEMA}; prepare the source again")
@@ -244,7 +249,21 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     if set(fields) != names:
         odd = ", ".join(sorted(names ^ set(fields)))
         raise StoreError(f"{folder}: manifest.json lacks or adds {odd}; prepare the source again")
-    return Manifest(**fields)
+    for name, kind in typing.get_type_hints(Manifest).items():
+        if not (_is_sizes(fields[name]) if name == "files" else has_type(fields[name], kind)):
+            raise StoreError(f"{folder}: manifest.json has {name} {reprlib.repr(fields[name])}, which is none; prepare the source again")
+    manifest = Manifest(**fields)
+    counts = 0 < manifest.documents <= manifest.tokens <= LARGEST and 0 <= manifest.eod < manifest.vocabulary <= 1 << 32
+    if not (counts and manifest.dtype == token_type(manifest.vocabulary).name):
+        raise StoreError(
+            f"{folder}: manifest.json says {manifest.documents:,} documents, {manifest.tokens:,} {manifest.dtype} tokens, end "
+            f"{manifest.eod} of {manifest.vocabulary:,}, which no store can have; prepare the source again"
+        )
+    return manifest
+
+
+def _is_sizes(value) -> bool:
+    return isinstance(value, dict) and all(has_type(size, int) and size >= 0 for size in value.values())
 
 
 def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fingerprint: str | None = None) -> Store:
@@ -255,10 +274,15 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    inside = folder.resolve()
+    for name in manifest.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
+            raise StoreError(f"{folder}: manifest.json names the file {name!r}, outside the store; do not use this store")
+    places = {parent: parent.resolve() for parent in {(folder / name).parent for name in manifest.files}}
     for name, size in manifest.files.items():
         path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise StoreError(f"{folder}: manifest.json names the file {name!r}, outside the store; do not use this store")
+        if path.is_symlink() or not places[path.parent].is_relative_to(inside):
+            raise StoreError(f"{folder}: {name} is a link, which may lead anywhere; copy the store with its links followed (cp -rL)")
         if not path.is_file():
             raise StoreError(f"{folder}: {name} is missing; copy the store again or prepare it again")
         if path.stat().st_size != size:
@@ -266,6 +290,9 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
                 f"{folder}: {name} has {path.stat().st_size:,} bytes where the manifest says {size:,} (truncated?); "
                 "copy the store again or prepare it again"
             )
+    shards = {f"tokens/c/{number}" for number in range(min(-(-manifest.tokens // SHARD), len(manifest.files)))}
+    if missing := sorted(({"documents.parquet", "tokenizer.json", "tokens/zarr.json"} | shards) - manifest.files.keys()):
+        raise StoreError(f"{folder}: manifest.json does not list {missing[0]}; prepare the source again")
     recorded = file_sha256(folder / "tokenizer.json")
     if recorded != manifest.fingerprint:
         raise StoreError(f"{folder}: tokenizer.json is not the tokenizer that made the tokens (sha256 {recorded[:12]}, manifest "
@@ -278,10 +305,33 @@ def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fing
                          f"set model.vocabulary to at least {manifest.vocabulary}")  # fmt: skip
     store = Store(str(folder), manifest)
     _check_documents(store)
-    if store._array.shape != (manifest.tokens,) or store._array.dtype.name != manifest.dtype:
-        raise StoreError(f"{folder}: tokens are {store._array.dtype.name} {list(store._array.shape)}, the manifest says "
-                         f"{manifest.dtype} [{manifest.tokens}]; prepare the source again")  # fmt: skip
+    _check_tokens(store)
     return store
+
+
+def _check_tokens(store: Store) -> None:
+    """Holds the description of the array against what `store_write` writes, so that it cannot ask for other codecs or larger chunks."""
+    folder, manifest = store.folder, store.manifest
+    try:
+        found = json_text.read(Path(folder) / "tokens" / "zarr.json")
+        (codec,), grid = found["codecs"], found["chunk_grid"]["configuration"]["chunk_shape"]
+        sharding = codec["configuration"]
+        names = [one["name"] for one in (codec, *sharding["codecs"], *sharding["index_codecs"])]
+        little = [one["configuration"]["endian"] for one in (sharding["codecs"][0], sharding["index_codecs"][0])] == ["little"] * 2
+        shape, dtype, chunk = found["shape"], found["data_type"], sharding["chunk_shape"]
+        known = names in (["sharding_indexed", "bytes", *packed, "bytes", "crc32c"] for packed in ([], ["zstd"]))
+        known = known and little and found["chunk_key_encoding"] == {"name": "default"} and sharding.get("index_location", "end") == "end"
+    except (ValueError, OSError, LookupError, TypeError, AttributeError):
+        raise StoreError(f"{folder}: tokens/zarr.json is not the description of an array; prepare the source again") from None
+    if not known or grid != [SHARD] or chunk != [blocks.BLOCK]:
+        raise StoreError(f"{folder}: tokens/zarr.json names codecs or chunks that no store has; prepare the source again")
+    if (shape, dtype) != ([manifest.tokens], manifest.dtype):
+        raise StoreError(f"{folder}: tokens are {dtype} {shape}, the manifest says {manifest.dtype} [{manifest.tokens}]; "
+                         "prepare the source again")  # fmt: skip
+    try:
+        _ = store._array
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{folder}: tokens cannot be opened ({str(error).splitlines()[0][:200]}); prepare the source again") from None
 
 
 def _check_documents(store: Store) -> None:
@@ -293,6 +343,11 @@ def _check_documents(store: Store) -> None:
             raise StoreError(f"{folder}: documents.parquet lacks columns of this version; {again}")
         if found.num_rows != len(table):
             raise StoreError(f"{folder}: documents.parquet has {found.num_rows:,} documents, the manifest {len(table):,}; {again}")
+        stored = os.stat(table.path).st_size
+        size = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
+        if found.num_rows > DOCUMENTS_A_BYTE * stored or size > max(EXPANSION_FROM, EXPANSION * stored):
+            raise StoreError(f"{folder}: documents.parquet holds {found.num_rows:,} documents and {size:,} bytes in a file of {stored:,}; "
+                             f"a decompression bomb? {again}")  # fmt: skip
         _ = table.offset, table.length, table.quality
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{folder}: documents.parquet cannot be read ({str(error).splitlines()[0][:200]}); {again}") from None
@@ -305,7 +360,7 @@ def _check_documents(store: Store) -> None:
         raise StoreError(f"{folder}: quality falls at document {at} from {table.quality[at - 1]:.6g} to {table.quality[at]:.6g}, "
                          f"must ascend; {again}")  # fmt: skip
     ends = table.offset + table.length
-    tiled = (table.length > 0).all() and (table.offset[1:] == ends[:-1]).all()
+    tiled = (table.length > 0).all() and (ends > table.offset).all() and (table.offset[1:] == ends[:-1]).all()
     if not (tiled and table.offset[0] == 0 and ends[-1] == store.tokens):
         raise StoreError(f"{folder}: the documents do not tile the {store.tokens:,} tokens one after the other; {again}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, json_text
 from kaiyuan_jax.schedules import file
 
 FINAL = "final"  # the newest checkpoint that was evaluated
@@ -118,12 +118,12 @@ def metrics(path: Path) -> list[dict]:
     """Lines by step. A line cut short by a crash is skipped; of lines repeated after a resume the newest counts."""
     merged: dict[tuple[int, bool], dict] = {}
     if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
+                line = json_text.parse(text)
+            except json_text.JSONError:
                 continue
-            if isinstance(line, dict) and "step" in line:
+            if isinstance(line, dict) and config.has_type(line.get("step"), int):
                 merged[line["step"], not any(key.startswith("heldout/") for key in line)] = line
     return [merged[key] for key in sorted(merged)]
 

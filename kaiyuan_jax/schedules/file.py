@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import files
+from kaiyuan_jax import files, json_text
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.schedules import shapes
 
@@ -98,9 +98,13 @@ def lines(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
     # A plan asks for the schedule a dozen times; the file's time and size tell whether it is still the same.
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+        with open(path, "rb") as file:
+            content = file.read(json_text.LIMIT + 1)
+        text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{field}: {path} cannot be read ({error})") from None
+    if len(content) > json_text.LIMIT:
+        raise ConfigError(f"{field}: {path} is larger than {json_text.LIMIT >> 20} MiB, which no schedule is; give one of fewer knots")
     if path.lower().endswith(".csv"):
         knots, rates, facts = *_table(path, field, text), {}
     else:
@@ -129,17 +133,17 @@ def _table(path, field, text):
 
 def _tree(path, field, text):
     try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
+        tree = json_text.parse(text)
+    except json_text.JSONError as error:
         raise ConfigError(f"{field}: {path} is not JSON ({error}); a schedule is .json or .csv") from None
     if isinstance(tree, dict) and tree.get("schema", SCHEMA) != SCHEMA:
         raise ConfigError(f"{field}: {path} has schema {tree['schema']!r}, this version reads {SCHEMA}; design the schedule again")
     if not isinstance(tree, dict) or not isinstance(tree.get("knots"), list):
-        keys = ", ".join(tree) if isinstance(tree, dict) else type(tree).__name__
+        keys = ", ".join(tree)[:80] if isinstance(tree, dict) else type(tree).__name__
         raise ConfigError(f"{field}: {path} has no list 'knots' (found {keys}); launch/design_schedule.py writes a schedule.json")
     for i, knot in enumerate(tree["knots"]):
         if not (isinstance(knot, list) and len(knot) == 2 and all(_is_number(value) for value in knot)):
-            raise ConfigError(f"{field}: {path}, knots[{i}]: found {json.dumps(knot)}, must be [step, rate]")
+            raise ConfigError(f"{field}: {path}, knots[{i}]: found {json.dumps(knot)[:60]}, must be [step, rate]")
     knots, rates = np.array(tree.pop("knots"), np.float64).reshape(-1, 2).T
     return knots, rates, tree
 

@@ -10,10 +10,10 @@ fields that Qwen3 has, which is what the released Kaiyuan checkpoint most likely
 """
 
 import dataclasses
-import json
+import reprlib
 from pathlib import Path
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, json_text
 from kaiyuan_jax.config import UserError
 
 FORMATS = ("llama", "qwen3", "gemma3")  # as the flag says it; in the order in which `auto` tries them
@@ -47,6 +47,20 @@ SAME = {
     "attention_multiplier": (None,),
     "pretraining_tp": (1, None),
 }
+# What fields that are not plain counts hold, where they are given.
+KINDS = {
+    "model_type": (str,),
+    "rope_parameters": (dict,),
+    "rope_scaling": (dict,),
+    "rope_theta": (int, float),
+    "rope_local_base_freq": (int, float),
+    "layer_types": (list,),
+    "sliding_window": (int,),
+    "sliding_window_pattern": (int,),
+    "max_window_layers": (int,),
+    "tie_word_embeddings": (bool,),
+}
+MOST_LAYERS, MOST = 4096, 1 << 30  # layers; any other count
 # Types whose names and fields could pass for ours while they compute something else.
 DIFFERENT = {
     "gemma3": "is the model with images; its text part alone, gemma3_text, can be read",
@@ -168,7 +182,7 @@ class Read:
 def load(path: Path) -> dict:
     """config.json, or generation_config.json; raises `FormatError` for a file that is not a JSON object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.read(path)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read ({error}); name the folder of a Hugging Face checkpoint") from None
     if not isinstance(found, dict):
@@ -181,7 +195,8 @@ def from_json(found: dict, where: str, logit_softcap: float | None = None) -> Re
 
     `logit_softcap` overrides what the file says of it, for a checkpoint whose config does not.
     """
-    kind, notes = found.get("model_type", ""), []
+    _check_kinds(found, where)
+    kind, notes = found.get("model_type") or "", []
     problems = [f"model_type = {kind!r} {DIFFERENT[kind]}"] if kind in DIFFERENT else []
     folded = kind == "gemma3_text"
     if kind not in (*TYPES.values(), *DIFFERENT):
@@ -229,6 +244,22 @@ def from_json(found: dict, where: str, logit_softcap: float | None = None) -> Re
     return Read(made, "gemma3" if folded else "plain", tied, length, end if isinstance(end, int) else None, tuple(notes))
 
 
+def _check_kinds(found: dict, where: str) -> None:
+    rope = found.get("rope_parameters") or found.get("rope_scaling")
+    tables = [table for table in rope.values() if isinstance(table, dict)] if isinstance(rope, dict) else []
+    for table in (found, *([rope] if isinstance(rope, dict) else []), *tables):
+        for field, kinds in KINDS.items():
+            value = table.get(field)
+            good = isinstance(value, kinds) and (kinds == (bool,) or not isinstance(value, bool))
+            good = good and not (isinstance(value, list) and not all(isinstance(item, str) for item in value))
+            good = good and not (isinstance(value, (int, float)) and not abs(value) <= 1e15)
+            if value is not None and not good:
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise FormatError(f"{where}: {field} = {reprlib.repr(value)}, must be {names}; download config.json again")
+    if (found.get("sliding_window_pattern") or 1) < 1:
+        raise FormatError(f"{where}: sliding_window_pattern = {found['sliding_window_pattern']}, must be above 0")
+
+
 def _getter(found: dict, problems: list[str]):
     """get(field, type, default): a field's value, or 1 and a problem noted where it is missing, of another type, or a count below 1."""
 
@@ -236,11 +267,15 @@ def _getter(found: dict, problems: list[str]):
         value = found.get(field)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
-            problems.append(f"{field} = {value!r}, must be a number" if field in found else f"{field} is missing")
+            problems.append(f"{field} = {reprlib.repr(value)}, must be a number" if field in found else f"{field} is missing")
             return kind(1)
-        if kind is int and value < 1:
-            problems.append(f"{field} = {value}, must be above 0")
+        most = MOST_LAYERS if field == "num_hidden_layers" else MOST
+        if kind is int and not 1 <= value <= most:
+            problems.append(f"{field} = {reprlib.repr(value)}, must be above 0 and at most {most:,}")
             return 1
+        if kind is float and not 0 <= value <= 1e15:
+            problems.append(f"{field} = {reprlib.repr(value)}, must be a number of 0 or more")
+            return 1.0
         return kind(value)
 
     return get

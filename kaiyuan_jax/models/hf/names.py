@@ -14,11 +14,11 @@ the first pair that accounts for every one of its tensors and every one of our l
 import dataclasses
 import functools
 import itertools
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from kaiyuan_jax import json_text
 from kaiyuan_jax.config import UserError
 
 QUERY, KEY, VALUE = "layers/attention/query_NDHC", "layers/attention/key_NDKC", "layers/attention/value_NDKC"
@@ -154,7 +154,7 @@ def parse(entries: dict) -> dict[str, Row]:
 def read_table(path: str | Path) -> dict[str, Row]:
     """A table of the user's, a JSON object of rows."""
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json_text.read(path)
     except (OSError, ValueError) as error:
         raise NamesError(f"--names={path}: cannot be read as JSON ({error})") from None
     if not isinstance(entries, dict):

@@ -18,6 +18,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from kaiyuan_jax import json_text
 from kaiyuan_jax.config import UserError
 
 DTYPES = {
@@ -65,7 +66,7 @@ def tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(f"{file}: not a safetensors file (a header of {length:,} bytes in a file of {size:,}); download it again")
         raw = stream.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_once)
+        header = json_text.parse(raw, _once)
         metadata = header.pop("__metadata__", None) or {}
         entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
     except (ValueError, AttributeError, KeyError, TypeError) as error:
@@ -113,7 +114,7 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
 def _sharded(folder: Path) -> dict[str, Tensor]:
     index = folder / INDEX
     try:
-        places = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_once)["weight_map"]
+        places = json_text.parse(index.read_bytes(), _once)["weight_map"]
         names = sorted(set(places.values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index}: no weight_map of names and files ({error}); download it again") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import files
+from kaiyuan_jax import files, json_text
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import catalogue, forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
@@ -70,8 +70,8 @@ def read(path: str | Path, flag: str = "--law") -> dict:
     if not path.is_file():
         raise UserError(f"{flag}: {path} is no file, must be a law.json; launch/fit_law.py makes one")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json_text.read(path)
+    except (OSError, json_text.JSONError) as error:
         raise UserError(f"{flag}: {path} is not JSON ({error}), must be a law.json; launch/fit_law.py makes one") from None
 
 

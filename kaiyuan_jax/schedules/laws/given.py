@@ -69,7 +69,7 @@ def planned_steps(data: config.Data) -> int:
 
 def _vector(path: Path, flag: str) -> np.ndarray:
     try:
-        found = np.load(path)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header cannot ask for more than the file has
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{flag}: {path} is no array of numbers ({str(error).splitlines()[0]}); numpy.save writes one") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
