@@ -8,6 +8,7 @@ What is exchanged here goes byte by byte through one small device program, so th
 must make these calls in the same order.
 """
 
+import itertools
 import json
 import os
 import re
@@ -38,6 +39,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, *, timeou
             jax.distributed.initialize(**options)
         except ValueError as error:
             raise UserError(f"--distributed: JAX finds no cluster here ({error}); give --coordinator, --processes and --process") from None
+        barrier()
         return
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", coordinator):
         raise UserError(f"--coordinator: found {coordinator!r}, must be host:port of process 0, such as 10.0.0.1:8476")
@@ -48,6 +50,23 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, *, timeou
     if coordinator.rpartition(":")[0] in _LOOPBACK:  # nobody outside this machine is expected, so nobody is let in
         options["coordinator_bind_address"] = coordinator
     jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate", **options)
+    barrier()  # opens the connection of all processes, see `connect`
+
+
+def connect(mesh: Mesh) -> None:
+    """Opens the connections between processes that programs on this mesh will use; all processes call it before their first one.
+
+    A connection is opened when it is first used, and gloo waits 30 s for the other side to come: not while one process still compiles a
+    program that the other has from its cache. Once open it waits for as long as the other is alive.
+    """
+    if count() == 1:
+        return
+    barrier()
+    axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    groups = [group for size in range(1, len(axes) + 1) for group in itertools.combinations(axes, size)]
+    spec = PartitionSpec(mesh.axis_names)
+    once = jax.shard_map(lambda x: sum(jax.lax.psum(x, group) for group in groups), mesh=mesh, in_specs=spec, out_specs=spec)
+    jax.block_until_ready(jax.jit(once)(flags(mesh, np.float32(1))))
 
 
 def count() -> int:
