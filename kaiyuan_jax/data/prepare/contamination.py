@@ -8,10 +8,13 @@ an n-gram of the index is then compared whole.
 """
 
 import dataclasses
+import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from kaiyuan_jax import files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data.prepare import minhash
 from kaiyuan_jax.data.prepare.tally import Tally
@@ -27,7 +30,7 @@ class ContaminationError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """What to look for: pickles to 18 bytes an n-gram."""
+    """What to look for: 18 bytes an n-gram."""
 
     sets: tuple[str, ...]  # names, sorted
     hashes: dict[int, np.ndarray]  # by length in words: uint64, ascending; equal ones belong to several sets
@@ -61,6 +64,25 @@ def index(texts_by_set: dict[str, list[str]], n: int = NGRAM) -> Index:
         pairs[length] = grams[order], members[order]
     hashes, members = ({length: pair[side] for length, pair in pairs.items()} for side in (0, 1))
     return Index(names, hashes, members, np.unique(np.concatenate(beginnings)), skipped)
+
+
+def save(path: str | Path, index: Index) -> None:
+    """Writes an index as arrays (.npz) without any object, so that reading one never runs code."""
+    arrays = {f"hashes {length}": values for length, values in index.hashes.items()}
+    arrays |= {f"members {length}": values for length, values in index.members.items()}
+    names = np.array(index.sets, np.str_), np.array([index.skipped[name] for name in index.sets], np.int64)
+    buffer = io.BytesIO()
+    np.savez(buffer, sets=names[0], skipped=names[1], beginnings=index.beginnings, **arrays)
+    files.replace(path, buffer.getvalue())
+
+
+def load(path: str | Path) -> Index:
+    """What `save` wrote."""
+    with np.load(path, allow_pickle=False) as found:
+        lengths = sorted(int(name.split()[1]) for name in found.files if name.startswith("hashes "))
+        hashes, members = ({length: found[f"{side} {length}"] for length in lengths} for side in ("hashes", "members"))
+        sets = tuple(found["sets"].tolist())
+        return Index(sets, hashes, members, found["beginnings"], dict(zip(sets, found["skipped"].tolist(), strict=True)))
 
 
 def mark(table: pa.Table, index: Index, tally: Tally, minimum: int = 1) -> pa.Table:

@@ -12,9 +12,7 @@ Row by row, so that it runs anywhere in any order: read, normalise, clean, decon
 import dataclasses
 import functools
 import hashlib
-import pickle
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -165,7 +163,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 @functools.cache
 def _index(path: str) -> contamination.Index:
-    return pickle.loads(Path(path).read_bytes())
+    return contamination.load(path)
 
 
 @functools.cache

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,7 +236,7 @@ def _contamination(job: Job, settings: Settings) -> str:
         return ""
     inputs, tally, texts = _evaluation(settings), Tally(), {}
     content = "".join(read.checksum(input) for input in inputs)
-    path = job.work / f"evaluation_sets_{hashlib.sha256(content.encode()).hexdigest()[:16]}.pickle"
+    path = job.work / f"evaluation_sets_{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not path.is_file():
         for input in inputs:
             for piece in read.pieces(input, 1 << 30):
@@ -249,8 +248,7 @@ def _contamination(job: Job, settings: Settings) -> str:
         index = contamination.index(texts)
         job.folder("evaluation sets")
         write_json(job.work / "evaluation sets" / "manifest.json", {"step": "evaluation sets", "seconds": 0.0, "too short": index.skipped})
-        path.with_suffix(".partial").write_bytes(pickle.dumps(index))
-        path.with_suffix(".partial").replace(path)
+        contamination.save(path, index)
     return str(path)
 
 
