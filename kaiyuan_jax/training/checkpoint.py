@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, complete or absent, newest kept.
+"""One checkpoint as a folder: how it is written, read and verified.
 
 A checkpoint is the folder `checkpoints/<step>` with these Orbax items, so that each reader opens only what it needs:
 
@@ -6,14 +6,20 @@ A checkpoint is the folder `checkpoints/<step>` with these Orbax items, so that 
     average      the running average of the weights, only where the run keeps one
     rest         step, optimizer state, random key
     loss_scale   the dynamic loss scale and its counters, only where the run computes in float16
-    progress     JSON: step, position (next row of the data), the plan it belongs to, sums since the last metrics line
+    progress     JSON: the facts of the run (step, next row of the data, the plan, sums since the last metrics line), the fingerprint of
+                 every array above, and the SHA-256 of the two
 
 Orbax writes under a temporary name and renames when every item is on disk; a checkpoint is complete when it has its plain number as a name
-and Orbax's marker inside. Deletion renames first. So a process killed at any moment leaves only complete checkpoints under plain numbers.
+and Orbax's marker inside. What is read back is compared with its fingerprints (training/fingerprint.py), so that a file that was truncated
+or changed since raises `DamagedError`, which names the array. A checkpoint of before there were fingerprints is taken as it is.
 
 An average made offline (`averages/<name>`) is the same folder with `parameters` and `progress` alone: `load_parameters` reads both.
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import math
 import os
@@ -29,10 +35,15 @@ import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 
 from kaiyuan_jax.config import UserError  # noqa: E402
-from kaiyuan_jax.training.saved import COMPLETE, steps  # noqa: E402
+from kaiyuan_jax.training import fingerprint  # noqa: E402
+from kaiyuan_jax.training.fingerprint import path_of  # noqa: E402
+from kaiyuan_jax.training.saved import COMPLETE, steps  # noqa: E402, F401
 from kaiyuan_jax.training.state import TrainState  # noqa: E402
 
 _DELETING = ".deleting"
+# What the network, permissions or the memory of this start are to blame for.
+_PASSING = (ConnectionError, PermissionError, TimeoutError, MemoryError)
+_PASSING_CODES = ("UNAVAILABLE", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 
 
@@ -40,45 +51,103 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete or of another model; the message says which and what to do."""
 
 
-class Checkpoints:
-    """The checkpoints of one run. `save` returns once the state is copied off the devices; one write is in flight at a time."""
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not what was written."""
 
-    def __init__(self, folder: str | Path, keep: int):
-        self.folder = Path(folder).absolute()
-        self.keep = keep
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            _remove_leftovers(self.folder)
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
-    def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending."""
-        return steps(self.folder)
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What `progress` holds."""
 
-    def save(self, step: int, state: TrainState, progress: dict) -> None:
-        """Starts writing checkpoint `step`, after any earlier write is complete; `progress` is JSON-able."""
-        self.wait()  # also raises what went wrong in the earlier write
-        items = _items(state, lambda tree: ocp.args.PyTreeSave(tree))
-        self._writer.save(self.folder / str(step), args=ocp.args.Composite(**items, progress=ocp.args.JsonSave(progress)))
+    progress: dict  # as it was saved
+    fingerprints: dict[str, dict[str, str]] | None  # item -> leaf path -> fingerprint.of; None in a checkpoint of before there were any
 
-    def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of a checkpoint; `abstract` holds ShapeDtypeStructs with the shardings wanted now, of any mesh."""
-        folder = complete(self.folder / str(step))
-        items = _read(folder, _items(abstract, _restore_args))
-        return TrainState(
-            **items["rest"], params=items["parameters"], average=items.get("average", {}), loss_scale=items.get("loss_scale", ())
-        )
 
-    def wait(self) -> None:
-        """Blocks until the write in flight is complete, then deletes what is older than the newest `keep`."""
-        self._writer.wait_until_finished()
-        if jax.process_index() == 0:
-            for step in self.steps()[: -self.keep]:
-                _delete(self.folder / str(step))
+def facts(folder: str | Path) -> Facts:
+    """The facts of one complete checkpoint or average; raises DamagedError when they are not what was saved."""
+    folder = complete(folder)
+    try:
+        content = json.loads((folder / "progress" / "metadata").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder}: progress cannot be read ({error})") from None
+    keys = {"progress", "fingerprints", "sha256"}
+    if not isinstance(content, dict) or (keys & content.keys() and content.keys() != keys):
+        raise DamagedError(f"{folder}: progress is not what was saved")
+    if not content.keys() & keys:
+        return Facts(content, None)
+    if content["sha256"] != _sha256(content["progress"], content["fingerprints"]):
+        raise DamagedError(f"{folder}: progress has another SHA-256 than when it was saved")
+    return Facts(content["progress"], content["fingerprints"])
 
-    def close(self) -> None:
-        self.wait()
-        self._writer.close()
+
+def progress(folder: str | Path) -> dict:
+    """The JSON facts of one checkpoint or average as they were saved."""
+    return facts(folder).progress
+
+
+def sealed(progress: dict, fingerprints: dict[str, dict[str, str]]) -> dict:
+    """JSON-able: facts and fingerprints with their SHA-256, as `facts` reads them."""
+    progress = json.loads(json.dumps(progress))  # keys and numbers as they will be read
+    return {"progress": progress, "fingerprints": fingerprints, "sha256": _sha256(progress, fingerprints)}
+
+
+def _sha256(progress, fingerprints) -> str:
+    return hashlib.sha256(json.dumps([progress, fingerprints], sort_keys=True).encode()).hexdigest()
+
+
+def items_of(state: TrainState) -> dict:
+    """Item name -> tree of its arrays (or ShapeDtypeStructs); `state_of` is the inverse."""
+    items = {"parameters": state.params, "rest": {"step": state.step, "opt_state": state.opt_state, "key": state.key}}
+    if jax.tree.leaves(state.average):
+        items["average"] = state.average
+    if state.loss_scale:
+        items["loss_scale"] = state.loss_scale
+    return items
+
+
+def state_of(items: dict) -> TrainState:
+    return TrainState(**items["rest"], params=items["parameters"], average=items.get("average", {}), loss_scale=items.get("loss_scale", ()))
+
+
+def check_model(folder: Path, there: Facts, abstract: TrainState) -> None:
+    """Raises CheckpointError when a good checkpoint holds other arrays than `abstract`, naming the first."""
+    if there.fingerprints is None:
+        return
+    wanted = {item: {path: fingerprint.kind(leaf) for path, leaf in _leaves(tree).items()} for item, tree in items_of(abstract).items()}
+    found = {item: {path: value.rpartition(" ")[0] for path, value in leaves.items()} for item, leaves in there.fingerprints.items()}
+    for item in sorted(wanted.keys() | found.keys()):
+        ours, theirs = wanted.get(item, {}), found.get(item, {})
+        for path in sorted(ours.keys() | theirs.keys()):
+            if ours.get(path) != theirs.get(path):
+                was, now = theirs.get(path, "(absent)"), ours.get(path, "(none)")
+                raise CheckpointError(
+                    f"{folder}: {item} {path} is {was}, this experiment has {now}; resume with the config.json of that run, or give a new "
+                    "--config.output"
+                )
+
+
+def read_items(folder: Path, abstract: TrainState) -> dict:
+    """The items of a checkpoint with the shardings of `abstract`, of any mesh; not verified.
+
+    Every process reads what its own devices hold and waits for no other, so that one whose part is damaged can say so: DamagedError, or
+    CheckpointError where the files may be good although they cannot be read now.
+    """
+    items = {}
+    for item, tree in items_of(abstract).items():
+        with _reading(folder, item):
+            items[item] = _read(folder / item, tree)
+    return items
+
+
+def verify(folder: Path, there: Facts, items: dict) -> None:
+    """Raises DamagedError naming the first array whose fingerprint is not the saved one; the same on all processes."""
+    if there.fingerprints is None:
+        return
+    for item, tree in items.items():
+        now, saved = fingerprint.of(tree), there.fingerprints.get(item, {})
+        for path in sorted(now.keys() | saved.keys()):
+            if now.get(path) != saved.get(path):
+                raise DamagedError(f"{folder}: {item} {path} is not what was saved (fingerprint {now.get(path)}, was {saved.get(path)})")
 
 
 def complete(folder: str | Path) -> Path:
@@ -90,19 +159,16 @@ def complete(folder: str | Path) -> Path:
     return folder
 
 
-def progress(folder: str | Path) -> dict:
-    """The JSON facts of one checkpoint or average."""
-    return _read(complete(folder), {"progress": ocp.args.JsonRestore()})["progress"]
-
-
 def load_parameters(folder: str | Path, abstract: dict, item: str = "parameters") -> dict:
-    """The weights of one checkpoint or average as jax arrays.
+    """The weights of one checkpoint or average as jax arrays, verified.
 
     `abstract` is the tree of ShapeDtypeStructs of `models.decoder.abstract`, with shardings where the model is larger than a device;
-    arrays are cast to its dtypes. Raises `CheckpointError` when the checkpoint is of another shape of model.
+    arrays are cast to its dtypes. Raises `CheckpointError` when the checkpoint is of another shape of model, `DamagedError` when it is not
+    what was saved.
     """
     folder = complete(folder)
-    found = {path: leaf.shape for path, leaf in _leaves(_metadata(folder, item)).items()}
+    there, metadata = facts(folder), _leaves(_metadata(folder, item))
+    found = {path: leaf.shape for path, leaf in metadata.items()}
     wanted = {path: leaf.shape for path, leaf in _leaves(abstract).items()}
     for path in sorted(found.keys() | wanted.keys()):
         if found.get(path) != wanted.get(path):
@@ -110,21 +176,33 @@ def load_parameters(folder: str | Path, abstract: dict, item: str = "parameters"
                 f"{folder}: {item} {path} has shape {found.get(path, '(absent)')}, the model of this config has "
                 f"{wanted.get(path, '(none)')}; use the config.json of that run"
             )
-    return _read(folder, {item: _restore_args(abstract)})[item]
+    as_saved = jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: jax.ShapeDtypeStruct(leaf.shape, metadata[path_of(keys)].dtype, sharding=leaf.sharding), abstract
+    )
+    with _reading(folder, item):
+        tree = _read(folder / item, as_saved)
+    verify(folder, there, {item: tree})
+    return jax.tree.map(lambda leaf, wanted: leaf if leaf.dtype == wanted.dtype else leaf.astype(wanted.dtype), tree, abstract)
 
 
 def leaf_reader(folder: str | Path, item: str = "parameters") -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """Leaf paths such as `layers/query_NDHC` of one checkpoint, largest first, and a function that reads one alone into host memory."""
+    """Leaf paths such as `layers/query_NDHC` of one checkpoint, largest first, and a function that reads and verifies one alone into host
+    memory; both raise `DamagedError` for a checkpoint that is not what was saved."""
     folder = complete(folder)
-    metadata = _metadata(folder, item)
+    there, metadata = facts(folder), _metadata(folder, item)
     leaves = _leaves(metadata)
     paths = sorted(leaves, key=lambda path: -math.prod(leaves[path].shape))  # while the sum of the others is still small
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    reader = _reader()
 
     def read(path: str) -> np.ndarray:
-        one = jax.tree_util.tree_map_with_path(lambda keys, leaf: 0 if _path(keys) == path else ocp.PLACEHOLDER, metadata)
+        one = jax.tree_util.tree_map_with_path(lambda keys, leaf: 0 if path_of(keys) == path else ocp.PLACEHOLDER, metadata)
         only = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), one)
-        return _leaves(reader.restore(folder / item, args=ocp.args.PyTreeRestore(one, restore_args=only)))[path]
+        with _reading(folder, item):
+            array = _leaves(reader.restore(folder / item, args=ocp.args.PyTreeRestore(one, restore_args=only)))[path]
+        if there.fingerprints is not None:
+            one_of = dataclasses.replace(there, fingerprints={item: {path: there.fingerprints.get(item, {}).get(path)}})
+            verify(folder, one_of, {item: {path: array}})
+        return array
 
     return paths, read
 
@@ -136,9 +214,9 @@ def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: di
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent, f"{folder.name}.")
+    remove_leftovers(folder.parent, f"{folder.name}.")
     if folder.exists():
-        _delete(folder)
+        delete(folder)
     tree, cpu = {}, jax.devices("cpu")[0]
     for path in list(leaves):
         *parents, name = path.split("/")
@@ -147,55 +225,21 @@ def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: di
             node = node.setdefault(parent, {})
         # Orbax copies numpy arrays before it writes them; a jax array on the CPU shares the memory of the numpy array and is not copied.
         node[name] = jax.device_put(leaves.pop(path), cpu, may_alias=True)
-    args = ocp.args.Composite(parameters=ocp.args.PyTreeSave(tree), progress=ocp.args.JsonSave(facts))
+    content = sealed(facts, {"parameters": fingerprint.of(tree)})
+    args = ocp.args.Composite(parameters=ocp.args.PyTreeSave(tree), progress=ocp.args.JsonSave(content))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         writer.save(folder, args=args)
 
 
-def _items(state: TrainState, wrap) -> dict:
-    items = {
-        "parameters": wrap(state.params),
-        "rest": wrap({"step": state.step, "opt_state": state.opt_state, "key": state.key}),
-    }
-    if jax.tree.leaves(state.average):
-        items["average"] = wrap(state.average)
-    if state.loss_scale:
-        items["loss_scale"] = wrap(state.loss_scale)
-    return items
-
-
-def _restore_args(abstract):
-    return ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
-
-
-def _read(folder: Path, items: dict) -> dict:
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        return dict(reader.restore(folder, args=ocp.args.Composite(**items)).items())
-
-
-def _metadata(folder: Path, item: str):
-    if not (folder / item).is_dir():
-        raise CheckpointError(f"{folder}: holds no {item!r}; it has {', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))}")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.metadata(folder / item).item_metadata.tree
-
-
-def _path(keys) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
-
-
-def _leaves(tree) -> dict:
-    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _delete(folder: Path) -> None:
+def delete(folder: Path) -> None:
+    """Deletes a checkpoint so that a kill meanwhile leaves none of that name."""
     doomed = folder.with_name(folder.name + _DELETING)
     shutil.rmtree(doomed, ignore_errors=True)
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
 
 
-def _remove_leftovers(folder: Path, prefix: str = "") -> None:
+def remove_leftovers(folder: Path, prefix: str = "") -> None:
     """Deletes what a killed process left half written or half deleted; with a prefix only what begins so, since others may be writing."""
     for path in folder.iterdir():
         if not path.name.startswith(prefix):
@@ -203,3 +247,43 @@ def _remove_leftovers(folder: Path, prefix: str = "") -> None:
         unfinished = path.name.isdigit() and not (path / COMPLETE).exists()
         if unfinished or path.name.endswith(_DELETING) or UNFINISHED in path.name:
             shutil.rmtree(path)
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads what this process asks for, without waiting for the others as Orbax does by default."""
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def _read(folder: Path, abstract):
+    with contextlib.closing(_reader()) as reader:
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(abstract, restore_args=arguments))
+
+
+def _metadata(folder: Path, item: str):
+    if not (folder / item).is_dir():
+        raise CheckpointError(f"{folder}: holds no {item!r}; it has {', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))}")
+    with _reading(folder, item), contextlib.closing(_reader()) as reader:
+        tree = reader.metadata(folder / item).item_metadata.tree
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+        return tree
+
+
+@contextlib.contextmanager
+def _reading(folder: Path, item: str):
+    """Whatever Orbax, TensorStore or the file system raise inside is said as damage of this item, unless it says nothing of the files."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = text if len(text) <= 300 else text[:297] + "..."
+        if isinstance(error, _PASSING) or any(code in text for code in _PASSING_CODES):
+            raise CheckpointError(f"{folder}: {item} cannot be read now ({text}); try again, or remove the checkpoint") from error
+        raise DamagedError(f"{folder}: {item} cannot be read ({text})") from error
+
+
+def _leaves(tree) -> dict:
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}

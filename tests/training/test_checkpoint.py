@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kaiyuan_jax import config
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.training import checkpoint, state
+from kaiyuan_jax.training.checkpoints import Checkpoints
 
 
 def make(experiment, mesh):
@@ -27,7 +29,7 @@ def same(one, other):
 def saved(tiny, device_mesh, tmp_path):
     """A run folder's checkpoints 10 to 50 of which the newest three are kept, and the state of the last."""
     now, abstract = make(tiny(averaging__online_decay=0.9), device_mesh())
-    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(keep=3))
     for step in range(10, 60, 10):
         now = jax.tree.map(lambda leaf: leaf + 1, now)
         checkpoints.save(step, now, {"position": step * 8})
@@ -43,7 +45,7 @@ def test_the_newest_are_kept_and_nothing_else_lies_around(saved):
 
 def test_a_restored_state_is_the_saved_one_bit_for_bit(saved):
     checkpoints, now, abstract = saved
-    same(checkpoints.restore(50, abstract), now)
+    same(checkpoints.restore(50, abstract)[0], now)
     assert checkpoint.progress(checkpoints.folder / "50") == {"position": 400}
 
 
@@ -51,20 +53,20 @@ def test_updates_in_place_after_save_returns_do_not_reach_the_checkpoint(tiny, d
     experiment = tiny(model__width=256, model__feedforward=1024, model__vocabulary=4096)  # large enough to be written for a while
     now, abstract = make(experiment, device_mesh())
     kept = jax.device_get(now)
-    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(keep=3))
     add = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     checkpoints.save(1, now, {})
     for _ in range(20):
         now = add(now)
     jax.block_until_ready(now)
     checkpoints.close()
-    same(checkpoints.restore(1, abstract), kept)
+    same(checkpoints.restore(1, abstract)[0], kept)
 
 
 def test_a_state_is_restored_onto_another_mesh(saved, tiny, device_mesh):
     checkpoints, now, _ = saved
     _, abstract = make(tiny(averaging__online_decay=0.9), device_mesh(2, 2, 2))
-    restored = checkpoints.restore(50, abstract)
+    restored = checkpoints.restore(50, abstract)[0]
     same(restored, now)
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
@@ -76,7 +78,7 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint_and_is_cleared(saved):
     os.mkdir(checkpoints.folder / "70.orbax-checkpoint-tmp-3")
     os.rename(checkpoints.folder / "30", checkpoints.folder / "30.deleting")
     assert checkpoints.steps() == [40, 50]
-    checkpoint.Checkpoints(checkpoints.folder, keep=3)
+    Checkpoints(checkpoints.folder, config.Checkpoint(keep=3))
     assert sorted(os.listdir(checkpoints.folder)) == ["40", "50"]
 
 
@@ -107,7 +109,7 @@ def test_leaves_are_read_one_by_one(saved):
     checkpoints, now, abstract = saved
     paths, read = checkpoint.leaf_reader(checkpoints.folder / "40")
     assert len(paths) == len(jax.tree.leaves(now.params))
-    np.testing.assert_array_equal(read("embedding_VD"), checkpoints.restore(40, abstract).params["embedding_VD"])
+    np.testing.assert_array_equal(read("embedding_VD"), checkpoints.restore(40, abstract)[0].params["embedding_VD"])
     name = next(path for path in paths if path.startswith("layers/"))
     assert isinstance(read(name), np.ndarray)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from kaiyuan_jax import config
 from kaiyuan_jax.experiments.accelerator import shapes
 from kaiyuan_jax.experiments.accelerator.child import Job
 from kaiyuan_jax.experiments.accelerator.train_step import LENGTH, POLICIES, Program, experiment
@@ -41,7 +42,7 @@ def chosen(job: Job, folder: Path) -> str:
 
 
 def _measure(job: Job, size: str, folder: Path) -> dict:
-    from kaiyuan_jax.training.checkpoint import Checkpoints
+    from kaiyuan_jax.training.checkpoints import Checkpoints
 
     shape = shapes.model(size, **POLICIES["full"])
     program = Program(experiment(shape, "bfloat16", 1 if job.tiny else 4, 64 if job.tiny else LENGTH), jax.devices()[0])
@@ -57,7 +58,7 @@ def _measure(job: Job, size: str, folder: Path) -> dict:
 
     now, _ = steps(now, 2)
     now, alone = steps(now, STEPS)
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, config.Checkpoint(keep=1))
     begin = time.perf_counter()
     checkpoints.save(1, now, {"step": 1})
     blocked = time.perf_counter() - begin
