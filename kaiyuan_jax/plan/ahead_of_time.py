@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from kaiyuan_jax import config
 from kaiyuan_jax.models import decoder, flops
@@ -24,29 +22,28 @@ from kaiyuan_jax.training import state, step
 STEPS = 1000  # length of the table of learning rates that the step is given
 
 
-def measure(target: topology.Target, experiment: str, rows: int, text: str = "") -> dict:
+def measure(target: topology.Target, experiment: str, rows: int = 0, text: str = "") -> dict:
     """Everything that can be known of the step without the hardware.
 
-    experiment: its JSON, of which batch_size is not read; rows: sequences of a device in a step; text: file for the compiled program's
-    HLO, empty for none.
+    experiment: its JSON; rows: sequences of a device in a step instead of its batch_size, 0 for that; text: file for the compiled
+    program's HLO, empty for none.
     """
     experiment = config.from_json(experiment)
     devices = topology.devices(target)
     mesh = meshes.make_mesh(experiment.mesh, devices)
-    batch = experiment.data.batch_size = rows * len(devices)
+    batch = experiment.data.batch_size = rows * len(devices) or experiment.data.batch_size
     abstract = state.abstract(experiment, adamw.build(experiment.optimizer, lambda count: 1e-3), mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    inputs = step.abstract_batch(experiment, mesh)
-    rates = jax.ShapeDtypeStruct((STEPS,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    inputs = step.abstract_inputs(experiment, mesh, STEPS)
     found = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": batch, "jax": jax.__version__}
     begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, inputs, rates)
+    traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, *inputs)
     ways = rules.placement(mesh).ways("B")
     found["bytes"] = {
         "parameters": _bytes(abstract.params),
         "optimizer": _bytes(abstract.opt_state),
         "average": _bytes(abstract.average),
-        "batch": _bytes(inputs),
+        "batch": _bytes(inputs[0]),
         "gradients": _bytes(abstract.params),  # of the parameters' dtype and cut
         "saved activations": _saved(traced.jaxpr, experiment.model.layers) / ways,
     }
@@ -75,10 +72,11 @@ def measure(target: topology.Target, experiment: str, rows: int, text: str = "")
 def analyse(target: topology.Target, experiment: config.Experiment, mesh, program: hlo.Program) -> dict:
     """FLOPs, collectives and the roofline of a compiled step."""
     devices, model, length = list(mesh.devices.flat), experiment.model, experiment.data.sequence_length
-    tokens = experiment.data.batch_size * length / len(devices)
+    tokens, accumulation = experiment.data.batch_size * length / len(devices), experiment.optimizer.accumulation
     kernels = hlo.kernels(program)
     products = hlo.products(program)
-    executed = products + roofline.attention_kernel_flops(model, kernels, tokens, length)
+    each = {source: times / accumulation for source, times in kernels.items()}
+    executed = products + roofline.attention_kernel_flops(model, each, tokens, length)
     exchanged, seconds = {}, 0.0
     for one in hlo.collectives(program, len(devices)):
         speed = roofline.wires(target, [_place(target, devices[i], i) for i in one.devices])
@@ -88,7 +86,7 @@ def analyse(target: topology.Target, experiment: config.Experiment, mesh, progra
     chip = target.chip
     line = roofline.Roofline(
         compute=executed / (roofline.EFFICIENCY * chip.flops / chip.devices),
-        memory=roofline.memory_traffic(model, experiment.precision, len(devices), mesh.shape["tensor"], tokens)
+        memory=roofline.memory_traffic(model, experiment.precision, len(devices), mesh.shape["tensor"], tokens, accumulation)
         / (chip.bandwidth / chip.devices),
         exchange=seconds,
         tokens=tokens,

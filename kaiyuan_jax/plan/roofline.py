@@ -62,23 +62,39 @@ class Roofline:
 def attention_kernel_flops(model: config.Model, kernels: Mapping[str, int], tokens: float, length: int) -> float:
     """FLOPs inside attention kernels for `tokens` tokens, by the convention above; `kernels` as `hlo.kernels` gives them.
 
-    Attention is what runs once, or a few times, for every layer of the scan.
+    On TPUs they carry their own names, splash_mha_{fwd,dq,dkv}; the kernels beside them make norms. On GPUs attention is what runs once,
+    or a few times, for every layer of the scan.
     """
-    runs = {source: times / model.layers for source, times in kernels.items() if "while/body" in source and times % model.layers == 0}
-    backward = sum(times for source, times in runs.items() if "transpose(" in source and "rematted" not in source)
-    forward = sum(runs.values()) - backward
+    named = {source: times / model.layers for source, times in kernels.items() if "splash_mha" in source}
+    if named:
+        backward = sum(times for source, times in named.items() if "fwd" not in source)
+        forward = sum(named.values()) - backward
+    else:
+        runs = {source: times / model.layers for source, times in kernels.items() if "while/body" in source and times % model.layers == 0}
+        backward = sum(times for source, times in runs.items() if "transpose(" in source and "rematted" not in source)
+        forward = sum(runs.values()) - backward
+    return attention_flops(model, forward, backward, tokens, length)
+
+
+def attention_flops(model: config.Model, forward: float, backward: float, tokens: float, length: int) -> float:
+    """FLOPs of attention that runs so often forward, and backward in so many kernels a layer."""
     products = 2 * forward + (0 if not backward else 5 if backward == 1 else 7)
     return products * model.layers * model.heads * model.head_size * float(length) * tokens
 
 
-def memory_traffic(model: config.Model, precision: config.Precision, chips: int, tensor: int, tokens: float) -> float:
-    """Bytes between a chip and its memory in a step, by the convention above; weights are gathered over all axes but tensor."""
+def memory_traffic(
+    model: config.Model, precision: config.Precision, chips: int, tensor: int, tokens: float, accumulation: int = 1
+) -> float:
+    """Bytes between a chip and its memory in a step, by the convention above; weights are gathered over all axes but tensor.
+
+    tokens: of the chip in the whole step; weights are read anew for each of its micro-batches.
+    """
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[precision.compute]
     passes = 3 if model.remat == "none" else 4  # forward, recomputed forward, backward for activations and for weights
     D, F, H, K, C = model.width, model.feedforward, model.heads, model.kv_heads, model.head_size
     layer = 6 * D + 4 * H * C + 4 * K * C + 3 * F
     optimizer = 8 * 4 * flops.parameters(model) / chips
-    weights = 2 * width * passes * flops.matrix_parameters(model) / tensor
+    weights = 2 * width * passes * flops.matrix_parameters(model) / tensor * accumulation
     return optimizer + weights + 2 * width * passes * model.layers * layer * tokens
 
 
