@@ -6,6 +6,7 @@ A launcher's own flags stand before `--`, those of launch/train.py after it and 
 """
 
 import dataclasses
+import re
 from pathlib import Path
 
 from absl import flags
@@ -37,6 +38,19 @@ def experiment(arguments: list[str]) -> Experiment:
     return checked(holder)
 
 
+def others(arguments: list[str]) -> list[str]:
+    """The arguments that do not describe the experiment."""
+    kept, skip = [], False
+    for i, argument in enumerate(arguments):
+        if skip:
+            skip = False
+        elif re.match(r"--?(no)?config\b", argument):
+            skip = "=" not in argument and i + 1 < len(arguments) and not arguments[i + 1].startswith("-")
+        else:
+            kept.append(argument)
+    return kept
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far the run of an experiment is, from its checkpoints."""
@@ -46,7 +60,7 @@ class Progress:
 
     def newest(self) -> int:
         """Step of the newest complete checkpoint, 0 where there is none."""
-        return (saved.steps(Path(self.folder) / "checkpoints") or [0])[-1]
+        return (saved.steps(f"{self.folder}/checkpoints") or [0])[-1]
 
     def finished(self) -> bool:
         return self.newest() >= self.steps

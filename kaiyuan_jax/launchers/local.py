@@ -8,7 +8,7 @@ they may say what they saw, and what still lives then is killed, stopped or not;
     anything else                     again, after `backoff` seconds, doubled each time up to five minutes
 
 Only starts in a row that bring no newer checkpoint count against `restarts`, so a long run is not ended by many unlucky days.
-A SIGTERM, SIGINT or SIGHUP is passed on and waited for; nothing begins again after it.
+A SIGTERM, SIGINT or SIGHUP is passed on and waited for; nothing begins again after it, and the code is 75 unless the run is finished.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ def run(
     progress: Callable[[], int] = lambda: 0,
     finished: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Runs `command` in so many processes until it is done; returns its exit code, 128 + n for signal n.
+    """Runs `command` in so many processes until it is done; returns its exit code, 128 + n for signal n, 75 where it can go on.
 
     Where there are several, each gets --coordinator, --processes and --process besides. devices: virtual CPU devices of each; 0 leaves
     JAX to find them. progress: the newest checkpoint's step; finished: whether the run has its last. Process 0 has this process's own
@@ -61,12 +61,14 @@ def run(
         while True:
             before = progress()
             code = _attempt(command, processes, devices, policy, signals)
-            if signals.count or code in (DIVERGED, MISTAKE) or (code == 0 and finished()):
-                return code if code >= 0 else 128 - code
+            if code in (DIVERGED, MISTAKE) or (code == 0 and finished()):
+                return code
+            if signals.count:
+                return AGAIN
             failures = 1 if progress() > before else failures + 1
             if failures > policy.restarts:
                 _say(f"{_ending(code)}; {policy.restarts} starts in a row brought no newer checkpoint: given up")
-                return AGAIN if code == 0 else code if code > 0 else 128 - code
+                return 128 - code if code < 0 else code or AGAIN
             pause = policy.pause(failures)
             _say(f"{_ending(code)}; starting again in {pause:g} s ({failures} of {policy.restarts} without a newer checkpoint)")
             if signals.within(pause):

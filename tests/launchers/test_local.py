@@ -151,14 +151,15 @@ def test_what_a_process_started_ends_with_it(program, tmp_path):
     assert len(pids(tmp_path)) == 2 and not any(alive(pid) for pid in pids(tmp_path))
 
 
-def launcher(command, policy, processes=2, **options) -> subprocess.Popen:
+def launcher(command, policy, finished=True, **options) -> subprocess.Popen:
     """A launcher in a process of its own, to be killed."""
-    start = f"local.run({command!r}, {processes}, policy=local.{policy!r})"
+    start = f"local.run({command!r}, 2, policy=local.{policy!r}, finished=lambda: {finished})"
     code = f"import sys\nfrom kaiyuan_jax.launchers import local\n\nsys.exit({start})"
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, **options)
 
 
-def test_a_signal_is_passed_on_and_waited_for_and_nothing_begins_again(program, tmp_path):
+@pytest.mark.parametrize(("finished", "code"), [(False, 75), (True, 0)])
+def test_a_signal_is_passed_on_and_waited_for_and_nothing_begins_again(program, tmp_path, finished, code):
     command = program("""
         def save(*_):
             time.sleep(0.3)
@@ -168,11 +169,11 @@ def test_a_signal_is_passed_on_and_waited_for_and_nothing_begins_again(program, 
         open(f"ready{index}", "w").close()
         time.sleep(100)
     """)
-    process = launcher(command, QUICK)
+    process = launcher(command, QUICK, finished=finished)
     until(lambda: (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists())
     os.kill(pids(tmp_path, 1)[0], signal.SIGSTOP)  # even one that is stopped gets to save
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(20) == code
     assert (tmp_path / "saved0").exists() and (tmp_path / "saved1").exists() and len(pids(tmp_path)) == 2
 
 
