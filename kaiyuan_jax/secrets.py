@@ -40,7 +40,12 @@ _SHORTEST = 8  # characters of an environment variable's value that is taken for
 
 def found(text: str) -> str:
     """What kind of secret a text holds, such as "a signed URL"; empty if none is seen."""
-    return next((kind for kind, pattern in _KINDS if pattern.search(text)), "") or ("a secret of the environment" if _hidden(text) else "")
+    return next(iter(kinds(text)), "")
+
+
+def kinds(text: str) -> list[str]:
+    """All kinds of secrets that a text holds."""
+    return [kind for kind, pattern in _KINDS if pattern.search(text)] + ["a secret of the environment"] * bool(_hidden(text))
 
 
 def redact(text: str) -> str:
