@@ -296,7 +296,9 @@ def from_json(text: str) -> Experiment:
 
 
 def read(path: str | Path) -> Experiment:
-    """The experiment of a saved config.json. Files that it names and that lie beside it, as in a run folder, are taken from there.
+    """The experiment of a saved config.json, the name of a local file or a path object such as `storage.path` gives.
+
+    Files that it names and that lie beside it, as in a run folder, are taken from there.
 
     Raises `ConfigError` for a file that is missing or holds no experiment.
     """
@@ -309,7 +311,7 @@ def read(path: str | Path) -> Experiment:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     for field, name in kept_files(experiment.schedule).items():
-        if (beside := Path(path).parent / name).is_file():
+        if (beside := (Path(path) if isinstance(path, str) else path).parent / name).is_file():
             setattr(experiment.schedule, field, str(beside))
     return experiment
 

@@ -41,8 +41,8 @@ def parse(text: str | bytes, pairs: Callable[[list], dict] | None = None):
 
 
 def read(path: str | os.PathLike):
-    """The value in a file. Raises `JSONError`, and OSError where there is no file to read."""
-    with open(Path(path), "rb") as file:
+    """The value in a file, the name of a local one or a path object. Raises `JSONError`, and OSError where there is no file to read."""
+    with (Path(path) if isinstance(path, str) else path).open("rb") as file:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise JSONError(f"larger than {LIMIT >> 20} MiB")

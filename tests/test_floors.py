@@ -16,6 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"data", "models", "schedules", "sharding", "averaging"},
     {"kernels", "optimizers", "flags"},
+    {"storage"},
     {"config_check", "files", "page"},
     {"config"},
     {"json_text", "secrets"},

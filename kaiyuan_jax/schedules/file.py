@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import files, json_text
+from kaiyuan_jax import files, json_text, storage
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.schedules import shapes
 
@@ -50,10 +50,10 @@ class ScheduleFile:
 def read(path: str, field: str = FIELD) -> ScheduleFile:
     """The schedule in a file. `field` is what the errors name: `ConfigError`, one line, for whatever keeps it from being a schedule."""
     try:
-        found = Path(path).stat()
+        version = storage.version(path)
     except OSError:
         raise ConfigError(f"{field}: no file {path!r}; give a schedule.json (launch/design_schedule.py) or a CSV with step,lr") from None
-    return _read(path, field, found.st_mtime_ns, found.st_size)
+    return _read(path, field, version)
 
 
 def problems(path: str, steps: int) -> list[str]:
@@ -95,10 +95,10 @@ def lines(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(path: str, field: str, modified: int, size: int) -> ScheduleFile:
-    # A plan asks for the schedule a dozen times; the file's time and size tell whether it is still the same.
+def _read(path: str, field: str, version: tuple) -> ScheduleFile:
+    # A plan asks for the schedule a dozen times.
     try:
-        with open(path, "rb") as file:
+        with storage.path(path).open("rb") as file:
             content = file.read(json_text.LIMIT + 1)
         text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:

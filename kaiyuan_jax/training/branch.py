@@ -6,8 +6,9 @@ to the same weights by itself, so all that decides them must be equal: the confi
 rates of the first 400 updates, as the float32 numbers that the updates are made with. The end of the schedule is what may differ: many
 decays from one constant run cost one constant run.
 
-Checkpoints are hard links to the parent's, which cost no space and stay when the parent is deleted; on another file system, copies. Once
-the new run has a checkpoint the branch is history: nothing asks for the parent again, and config.json goes on naming it.
+Checkpoints are hard links to the parent's, which cost no space and stay when the parent is deleted; on another file system, and in an
+object store, copies. Once the new run has a checkpoint the branch is history: nothing asks for the parent again, and config.json goes on
+naming it.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.schedules import build as schedules
@@ -45,7 +46,7 @@ class Parent:
 
 def begun(experiment: Experiment) -> bool:
     """Whether the run has checkpoints of its own, so that it resumes from them whatever `config.branch` says."""
-    return bool(saved.steps(Path(experiment.folder) / "checkpoints"))
+    return bool(saved.steps(f"{experiment.folder}/checkpoints"))
 
 
 def parent_of(experiment: Experiment) -> Parent | None:
@@ -53,10 +54,10 @@ def parent_of(experiment: Experiment) -> Parent | None:
 
     Raises `ConfigError` when it has not the form of a checkpoint of a run. Whether that is there is asked by `problems`.
     """
-    name = resume.origin(Path(experiment.folder), experiment) if begun(experiment) else experiment.branch
+    name = resume.origin(storage.path(experiment.folder), experiment) if begun(experiment) else experiment.branch
     if not name:
         return None
-    path = Path(name)
+    path = storage.path(name)
     if path.parent.name != "checkpoints" or not path.name.isdigit():
         raise ConfigError(f"config.branch: found {name!r}, must be a checkpoint such as runs/x/checkpoints/400")
     return Parent(path.parent.parent, int(path.name))
@@ -110,6 +111,9 @@ def begin(folder: Path, parent: Parent, every: int, keep: int, data_order: dict)
     # Ascending, so that whatever a kill leaves here is a run that stands at an earlier of these steps.
     for step in parent.taken_over(every)[-keep:]:
         source, target = parent.folder / "checkpoints" / str(step), folder / "checkpoints" / str(step)
+        if storage.is_remote(source) or storage.is_remote(target):
+            _copy(source, target)
+            continue
         linked = target.with_name(f"{step}{checkpoint.UNFINISHED}-branch")
         try:
             shutil.copytree(source, linked, copy_function=_link)
@@ -120,8 +124,20 @@ def begin(folder: Path, parent: Parent, every: int, keep: int, data_order: dict)
             os.replace(linked, target)
         else:
             shutil.rmtree(linked, ignore_errors=True)
-    if not (folder / "checkpoints" / str(parent.step)).exists():
+    if parent.step not in saved.steps(folder / "checkpoints"):
         raise ConfigError(f"config.branch: {parent.checkpoint} was deleted while this run took it over; branch off one that is kept")
+
+
+def _copy(source, target) -> None:
+    """A complete checkpoint as a complete one, its marker last, or what deletion leaves of it as nothing."""
+    storage.make_folder(target.parent)
+    try:
+        storage.copy(source, target, last=saved.COMPLETE)
+    except FileNotFoundError:
+        if (source / saved.COMPLETE).exists():
+            raise
+    if not (source / saved.COMPLETE).exists():  # deletion takes the marker first, so all of it was there while that is
+        storage.delete(target, first=saved.COMPLETE)
 
 
 def _link(source: str, target: str) -> None:

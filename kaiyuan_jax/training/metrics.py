@@ -25,15 +25,18 @@ checkpoint are cut when a run resumes, so the lines of a killed and resumed run 
 """
 
 import contextlib
+import io
 import json
 import math
 import os
-import shutil
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import storage
 from kaiyuan_jax.models.headroom import headroom
 
 
@@ -127,19 +130,26 @@ class Clock:
 
 
 class Log:
-    """metrics.jsonl and TensorBoard of one run folder; lines after `step` are cut first, a new board is given those that stay."""
+    """metrics.jsonl and TensorBoard of one run folder; lines after `step` are cut first, a new board is given those that stay.
+
+    Nothing can be appended to a file of an object store: there the lines are written on this machine and put whole by `sync` and `close`.
+    """
 
     def __init__(self, folder: str | Path, step: int, tensorboard: bool):
-        folder = Path(folder)
-        self._path = folder / "metrics.jsonl"
+        self._folder = folder = storage.path(folder)
+        self._spool = tempfile.TemporaryDirectory(prefix="kaiyuan_jax_lines_") if storage.is_remote(folder) else None
+        here = Path(self._spool.name) if self._spool else folder
+        self._path = here / "metrics.jsonl"
+        if self._spool and (folder / "metrics.jsonl").exists():
+            storage.copy(folder / "metrics.jsonl", self._path)
         truncate(self._path, step)
         self._file = open(self._path, "a", encoding="utf-8")
         self._board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            begun = (folder / "tensorboard").exists()
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, max_queue=50)
+            begun = bool(storage.names(folder / "tensorboard"))
+            self._board = SummaryWriter(str(here / "tensorboard"), purge_step=step + 1, max_queue=50)
             for line in [] if begun else read(self._path):  # taken over from another run, or written before there was a board
                 self._show(line.pop("step"), line)
 
@@ -156,37 +166,45 @@ class Log:
                     self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Puts the lines on disk, before a checkpoint that counts on them."""
+        """Puts the lines where they stay, before a checkpoint that counts on them."""
         os.fsync(self._file.fileno())
+        if self._spool:
+            if self._board:
+                self._board.flush()
+            storage.copy(self._spool.name, self._folder)
 
     def close(self) -> None:
         self._file.close()
         if self._board:
             self._board.close()
+        if self._spool:
+            storage.copy(self._spool.name, self._folder)
+            self._spool.cleanup()
 
 
 def truncate(path: Path, step: int) -> None:
-    """Cuts lines of later steps, and a last line that a kill left unfinished."""
-    if not path.exists():
-        return
-    kept = 0
-    with open(path, "rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            kept += len(line)
-        file.truncate(kept)
+    """Cuts lines of later steps, and a last line that a kill left unfinished, off a local file."""
+    if path.exists():
+        with open(path, "rb+") as file:
+            file.truncate(_until(step, file))
 
 
 def copy(source: Path, target: Path, step: int) -> None:
-    """The lines of another run up to a step, as the beginning of a new file."""
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.copyfile(source, temporary)
-    truncate(temporary, step)
-    os.replace(temporary, target)
+    """The lines of another run up to a step, as the beginning of a new file; local or remote."""
+    content = source.read_bytes()
+    storage.replace(target, content[: _until(step, io.BytesIO(content))])
 
 
 def read(path: str | Path) -> list[dict]:
-    """Every line of a metrics.jsonl."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Every line of a metrics.jsonl, local or remote."""
+    return [json.loads(line) for line in storage.path(path).read_bytes().splitlines()]
+
+
+def _until(step: int, lines: Iterable[bytes]) -> int:
+    """Bytes of the complete lines up to a step."""
+    kept = 0
+    for line in lines:
+        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            break
+        kept += len(line)
+    return kept

@@ -10,18 +10,16 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.schedules import file
-from kaiyuan_jax.training import saved
+from kaiyuan_jax.training import lease, saved
 
 # Fields, as regular expressions on their dotted path, that another session may set otherwise.
 FREE = (
@@ -45,27 +43,40 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     any, whatever `config.branch` says now. Raises ConfigError when another session has the folder, and, one line a field, when it holds a
     run that differs in what decides its numbers.
     """
-    folder = Path(experiment.folder)
+    storage.check("config.output", experiment.folder)
+    folder = storage.path(experiment.folder)
     _check_config(folder, experiment)
     _check_files(folder, experiment)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     if not writes:
         yield folder
         return
+    with lease.held(folder) if storage.is_remote(folder) else _locked(folder):
+        for field, name in config.kept_files(experiment.schedule).items():
+            source, copy = storage.path(getattr(experiment.schedule, field)), folder / name
+            if not _same(source, copy):
+                storage.replace(copy, source.read_bytes())
+        kept = dataclasses.replace(experiment, branch=origin(folder, experiment)) if saved.steps(folder / "checkpoints") else experiment
+        storage.replace(folder / "config.json", config.to_json(kept))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as lock:  # let go by the system however the process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             headline = f"{folder}: another process is training in this folder"
             raise ConfigError(f"{headline}; wait for it, or give another --config.output") from None
-        for field, name in config.kept_files(experiment.schedule).items():
-            source, copy = Path(getattr(experiment.schedule, field)), folder / name
-            if not (copy.exists() and copy.samefile(source)):
-                shutil.copyfile(source, temporary := copy.with_name(name + ".tmp"))
-                os.replace(temporary, copy)
-        kept = dataclasses.replace(experiment, branch=origin(folder, experiment)) if saved.steps(folder / "checkpoints") else experiment
-        write_text(folder / "config.json", config.to_json(kept))
-        yield folder
+        yield
+
+
+def _same(source, copy) -> bool:
+    """Whether both are one file, as where a run is begun from its own config.json."""
+    if storage.is_remote(source) or storage.is_remote(copy):
+        return source == copy
+    return copy.exists() and copy.samefile(source)
 
 
 def origin(folder: Path, experiment: Experiment) -> str:
@@ -83,7 +94,7 @@ def _check_config(folder: Path, experiment: Experiment) -> None:
 
 def _check_files(folder: Path, experiment: Experiment) -> None:
     schedule = experiment.schedule
-    if schedule.law and not Path(schedule.law).is_file():
+    if schedule.law and not storage.path(schedule.law).is_file():
         raise ConfigError(f"config.schedule.law: no file {schedule.law!r}; give a law.json (launch/fit_law.py), or leave it empty")
     if schedule.kind != "file" or not (folder / "config.json").exists():
         return
@@ -139,13 +150,3 @@ def differences(before, after, path: str = "") -> Iterator[tuple[str, str]]:
 def _short(value) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,13 +1,11 @@
 """Which checkpoints a run folder holds, from the names of its files alone: a plan asks too, and imports no jax."""
 
-from pathlib import Path
+from kaiyuan_jax import storage
 
 COMPLETE = "commit_success.txt"  # Orbax's marker, written last
 
 
-def steps(folder: str | Path) -> list[int]:
-    """Steps of the complete checkpoints in a `checkpoints/` folder, ascending; empty where there is no folder."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / COMPLETE).exists())
+def steps(folder) -> list[int]:
+    """Steps of the complete checkpoints in a `checkpoints/` folder, local or remote, ascending; empty where there is no folder."""
+    folder = storage.path(folder)
+    return sorted(int(name) for name in storage.names(folder) if name.isdigit() and (folder / name / COMPLETE).exists())

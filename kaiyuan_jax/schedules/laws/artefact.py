@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import files, json_text
+from kaiyuan_jax import files, json_text, storage
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.schedules.laws import catalogue, forecast, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
@@ -70,7 +70,7 @@ def read(path: str | Path, flag: str = "--law") -> dict:
     if not path.is_file():
         raise UserError(f"{flag}: {path} is no file, must be a law.json; launch/fit_law.py makes one")
     try:
-        return json_text.read(path)
+        return json_text.read(storage.path(path))
     except (OSError, json_text.JSONError) as error:
         raise UserError(f"{flag}: {path} is not JSON ({error}), must be a law.json; launch/fit_law.py makes one") from None
 
