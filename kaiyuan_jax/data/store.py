@@ -14,6 +14,7 @@ A store holds no dates and no paths, and not even the names of the files that it
 bytes however they were cut into files. (What was read is in the report beside the store.) `store_write.py` writes stores.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -29,7 +30,7 @@ import tensorstore as ts
 
 from kaiyuan_jax import json_text
 from kaiyuan_jax.config import UserError, has_type
-from kaiyuan_jax.data import blocks, mapped
+from kaiyuan_jax.data import blocks, mapped, patience
 
 SCHEMA = 2
 SHARD = 1 << 24  # tokens in one file
@@ -109,12 +110,22 @@ class Documents:
         names = pq.read_schema(self.path).names
         if name not in names:
             raise KeyError(f"{self.path}: no column {name!r}; found {', '.join(names)}")
-        return pq.read_table(self.path, columns=[name], memory_map=True)[name].combine_chunks()
+        with self._readable():
+            return pq.read_table(self.path, columns=[name], memory_map=True)[name].combine_chunks()
 
     def id(self, document: int) -> str:
         """The id of one document; reads the row group that holds it."""
         group, row = divmod(int(document), ROW_GROUP)
-        return self._ids(group)[row].as_py()
+        with self._readable():
+            return self._ids(group)[row].as_py()
+
+    @contextlib.contextmanager
+    def _readable(self):
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise StoreError(f"{self.path}: cannot be read ({reason}); copy the store again or prepare it again") from None
 
     @functools.cached_property
     def _ids(self):
@@ -180,16 +191,19 @@ class Store:
         """Tokens [start, stop) as uint16 or uint32."""
         if not 0 <= start <= stop <= self.tokens:
             raise IndexError(f"{self.folder}: tokens [{start}, {stop}) asked for, the store has {self.tokens}")
-        return self._array[start:stop].read().result()
+        return patience.patiently(lambda: self._array[start:stop].read().result(), self.folder)
 
     def read_rows(self, sequences: np.ndarray, length: int) -> np.ndarray:
         """int32 [R, length + 1]: row i is sequence `sequences[i]` (int64 [R], any order, repeats allowed) and the token after it."""
         sequences = np.asarray(sequences, np.int64)
         if len(sequences) and not (0 <= sequences.min() and sequences.max() < self.sequences(length)):
             raise IndexError(f"{self.folder}: sequence {sequences.min()} or {sequences.max()} outside [0, {self.sequences(length)})")
+        return patience.patiently(lambda: self._rows(sequences * length, length + 1), self.folder)
+
+    def _rows(self, starts: np.ndarray, width: int) -> np.ndarray:
         if self._mapped is not None:
-            return self._mapped.rows(sequences * length, length + 1)
-        return blocks.rows(self._array, self._key, sequences * length, length + 1)
+            return self._mapped.rows(starts, width)
+        return blocks.rows(self._array, self._key, starts, width)
 
     def document_at(self, token):
         """Document that holds a token (int or int array): the inverse of `documents.offset`."""

@@ -25,6 +25,7 @@ from kaiyuan_jax.schedules.laws import rebuild
 FAR = 2.5  # times the longest training curve, in steps or summed rate: beyond, a prediction is an extrapolation
 TESTED = 3  # times: the released curves of 72,000 steps after training on 24,000 (docs/results/robust.md)
 _OF_PROGRESS = ("L0", "A", "alpha", "c1", "s")  # parameters that a constant rate shows, by the names of the laws
+ROWS_A_BYTE = 4  # of a Parquet file of ascending steps
 _SAME_RATE = 1e-6  # of the peak: rates are logged as float32 or with so many digits
 
 
@@ -239,13 +240,16 @@ def _parquet(content: bytes, path: Path, wanted) -> dict[str, Sequence]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); must be a Parquet file with columns step, lr, loss"
-        ) from None
-    _once(path, table.column_names, wanted)
-    return {name: table[name].to_pylist() if name in wanted else () for name in table.column_names}
+        held = pq.ParquetFile(io.BytesIO(content))
+        names, rows = held.schema_arrow.names, held.metadata.num_rows
+        _once(path, names, wanted)
+        if rows > ROWS_A_BYTE * len(content):
+            raise UserError(f"{path}: says {rows:,} rows in {len(content):,} bytes; a decompression bomb? give the curve as a CSV")
+        table = held.read(columns=[name for name in names if name in wanted])
+    except (pa.ArrowException, OSError) as error:
+        said = str(error).splitlines()[0][:200]
+        raise UserError(f"{path}: cannot be read ({said}); must be a Parquet file with columns step, lr, loss") from None
+    return {name: table[name].to_pylist() if name in wanted else () for name in names}
 
 
 def _numbers(path, name: str, values: Sequence) -> np.ndarray:

@@ -70,8 +70,9 @@ def planned_steps(data: config.Data) -> int:
 def _vector(path: Path, flag: str) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header cannot ask for more than the file has
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{flag}: {path} is no array of numbers ({str(error).splitlines()[0]}); numpy.save writes one") from None
+    except Exception as error:  # numpy says in a dozen ways that a header is none
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{flag}: {path} is no array of numbers ({said}); numpy.save writes one") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         kind = found.dtype if isinstance(found, np.ndarray) else "several arrays"
         raise UserError(f"{flag}: {path} holds {kind}, must be a vector of real numbers, the rate of each update")
