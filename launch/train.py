@@ -3,16 +3,24 @@
 The same command on an existing run folder goes on from its newest complete checkpoint. SIGTERM or Ctrl-C saves and exits with code 0.
 Many processes train one experiment together when each is started with the same --coordinator=host:port --processes=N and a --process of
 its own, or all with --distributed where JAX finds these itself (TPU pods, Slurm, Kubernetes).
-Exit codes: 0 finished or saved, 1 loss or gradient not finite, 2 a mistake in config, stores or run folder.
+
+Exit codes, which launchers act on:
+    0   finished; or saved, after SIGTERM, Ctrl-C or a notice that the machine will be taken away
+    1   diverged: loss, gradient or weights are not finite, or as config.health says; the same command would do the same again
+    2   a mistake in config, stores or run folder, said in plain lines
+    75  anything else, which the same command may get over: a peer lost, a stall, a read or a save that failed; traceback on stderr
 """
 
+import os
 import sys
 
 from absl import flags
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.flags import checked, define_config, run
 from kaiyuan_jax.training import host_memory
+
+TRY_AGAIN = os.EX_TEMPFAIL  # 75
 
 CONFIG = define_config()
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
@@ -21,26 +29,42 @@ PROCESS = flags.DEFINE_integer("process", -1, "Number of this one, from 0; with 
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several processes, found by JAX: TPU pods, Slurm, Kubernetes, Open MPI.")
 JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds in which all processes must have come.", lower_bound=1)
 HEARTBEAT_TIMEOUT = flags.DEFINE_integer("heartbeat_timeout", 100, "Seconds of silence after which a process is given up.", lower_bound=1)
+
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved experiment and its plan, and exit.")
 
 
 def main(argv):
     experiment = checked(CONFIG)
-    if not DRY_RUN.value:
-        host_memory.begin_again_with_huge_pages()
-        _join()
+    try:
+        storage.check("--config.output", experiment.folder)
+    except ConnectionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(TRY_AGAIN)
+    if DRY_RUN.value:
+        from kaiyuan_jax import plan
+
+        print(config.to_json(experiment))
+        print(plan.describe(experiment))
+        return
+    host_memory.begin_again_with_huge_pages()
+    try:
+        _train(experiment)
+    except config.UserError:
+        raise
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(TRY_AGAIN)  # JAX would first wait for processes that are gone
+
+
+def _train(experiment: config.Experiment) -> None:
+    _join()
     from kaiyuan_jax import plan
     from kaiyuan_jax.data import recipe
-
-    page = plan.describe(experiment)
-    if DRY_RUN.value:
-        print(config.to_json(experiment))
-        print(page)
-        return
-
     from kaiyuan_jax.sharding import processes
     from kaiyuan_jax.training import failure, loop
 
+    page = plan.describe(experiment)
     warnings = plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data)))
     for line in warnings if processes.index() == 0 else ():
         print(f"warning: {line}", file=sys.stderr)

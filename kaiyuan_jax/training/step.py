@@ -18,12 +18,18 @@ what is left is a rate or a decay so large that the weights overflow, which the 
 The rates of the whole run are an argument, rates_T: the float32 numbers that the host computed, looked up at the step, which is how many
 batches were read. So a rate has the same bits whatever kind of schedule it is from, runs that differ in the schedule alone share one
 compiled program, and a skipped step loses its update but moves neither the data nor the schedule against one another.
+
+Processes decide together through an argument, `said`: each brings a few words for every device of its own, and the metrics return those
+of all. So every process reads the same at the same step, and none needs a collective besides the step. An update whose objective lies
+above the ceiling is left out: a spike if the ceiling is a number, a batch known to be bad if it is -inf. Under `config.health.divergence`
+skip the state goes on without an update that had to be left out; else it stands still, and the host acts (training/divergence.py).
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -36,6 +42,7 @@ from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training.state import TrainState
 
 BATCH_KEYS = ("inputs_BL", "targets_BL", "segments_BL", "positions_BL")
+FLAG, WAIT, CEILING = range(3)  # columns of `said`
 
 
 def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
@@ -83,18 +90,45 @@ def measures(experiment: Experiment) -> bool:
     return experiment.logging.statistics or experiment.precision.compute == "float16"
 
 
+def said(mesh: Mesh, flag: int = 0, wait: float = 0.0, ceiling: float = np.inf) -> jax.Array:
+    """float32 [devices, 3] of which this process brings the rows of its own devices.
+
+    flag: why the run should stop (training/preemption.py), 0 for no reason; wait: seconds that the host took for this batch; ceiling: an
+    objective above it leaves the update out. It is no part of the batch because processes that cut the same rows hold equal copies of them.
+    """
+    row = np.array([[flag, wait, ceiling]], np.float32)
+    return jax.make_array_from_callback((mesh.size, row.size), _by_device(mesh), lambda index: row)
+
+
+def _by_device(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def abstract_inputs(experiment: Experiment, mesh: Mesh, steps: int) -> tuple[dict, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """(batch, rates_T, said): what `build`'s function takes beside the state, as ShapeDtypeStructs with their shardings."""
+    shape = (experiment.data.batch_size, experiment.data.sequence_length)
+    batch = dict.fromkeys(BATCH_KEYS, jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2)))
+    rates_T = jax.ShapeDtypeStruct((steps,), np.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return batch, rates_T, jax.ShapeDtypeStruct((mesh.size, 3), np.float32, sharding=_by_device(mesh))
+
+
 def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) -> Callable:
-    """The jitted `(state, batch, rates_T) -> (state, metrics)`; the state given is consumed.
+    """The jitted `(state, batch, rates_T, said) -> (state, metrics)`; the state given is consumed.
 
     `batch` is a dict of int32 arrays [B, L] sharded by rows: inputs_BL, targets_BL, segments_BL, positions_BL. `rates_T` float32 [T] holds
-    the learning rate of every step; later ones have the last. Metrics are replicated:
-    loss_B float32 [B] (nats per token, row by row), objective, gradient_norm (before clipping), finite and skipped (bool: the run can go
-    on; it does so without this update), statistics (see `gradients`), loss_scale (the LossScale after the step, or ()).
+    the learning rate of every step; later ones have the last. `said`: see there. Metrics are replicated:
+
+        loss_B          float32 [B], nats per token, row by row;   objective and gradient_norm (before clipping), float32
+        finite, above   bool: loss and gradient let the run go on;   the objective is above its ceiling
+        skipped         bool: float16's scale was too large, and the run goes on without this update
+        said            float32 [devices, 3], of all processes
+        statistics      see `gradients`;   loss_scale: the LossScale after the step, or ()
     """
     differentiate = gradients(experiment, graphdef, rules.placement(mesh, experiment.kernels))
     decay, precision = experiment.averaging.online_decay, experiment.precision
+    leaves_out = experiment.health.divergence == "skip"
 
-    def step(state: TrainState, batch: dict, rates_T: jax.Array) -> tuple[TrainState, dict]:
+    def step(state: TrainState, batch: dict, rates_T: jax.Array, said: jax.Array) -> tuple[TrainState, dict]:
         optimizer = adamw.build(experiment.optimizer, lambda count: rates_T.at[state.step].get(mode="clip"))
         scale = state.loss_scale.scale if state.loss_scale else 1.0
         (_, (objective, loss_B, statistics)), gradient = differentiate(state.params, batch, scale)
@@ -109,21 +143,25 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         if scaling:
             scaling = loss_scale.update(scaling, usable, jnp.isfinite(objective), precision)
             finite |= ~loss_scale.exhausted(scaling, precision)
+        ceiling = said[:, CEILING].min()
+        known = jnp.isneginf(ceiling)
+        above = (usable & (objective > ceiling)) | known
+        taken, fine = usable & ~above, finite & ~above
         new = TrainState(
-            step=state.step + finite,
-            params=_if(usable, params, state.params),
-            opt_state=_if(usable, opt_state, state.opt_state),
+            step=state.step + (fine | known | leaves_out),
+            params=_if(taken, params, state.params),
+            opt_state=_if(taken, opt_state, state.opt_state),
             key=state.key,
-            average=_if(usable, average, state.average),
-            loss_scale=_if(finite, scaling, state.loss_scale),
+            average=_if(taken, average, state.average),
+            loss_scale=_if(fine, scaling, state.loss_scale),
         )
-        measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "skipped": finite & ~usable}
-        return new, measured | {"statistics": statistics, "loss_scale": scaling}
+        measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "above": above}
+        return new, measured | {"skipped": fine & ~usable, "said": said, "statistics": statistics, "loss_scale": scaling}
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    rows = {key: rules.batch_sharding(mesh, 2) for key in BATCH_KEYS}
+    inputs = jax.tree.map(lambda leaf: leaf.sharding, abstract_inputs(experiment, mesh, 1))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, rows, everywhere), out_shardings=(shardings, everywhere))
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, *inputs), out_shardings=(shardings, everywhere))
 
 
 def _if(condition, after, before):

@@ -1,9 +1,6 @@
 """What is read off a compiled step is what the model's arithmetic says."""
 
-import jax
-import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from kaiyuan_jax import config
 from kaiyuan_jax.models import decoder, flops
@@ -30,9 +27,7 @@ def test_a_compiled_step_multiplies_what_its_model_needs_and_cuts_all_of_it_over
     mesh = make_mesh(experiment.mesh)
     abstract = state.abstract(experiment, adamw.build(experiment.optimizer, lambda count: 1e-3), mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    batch = step.abstract_batch(experiment, mesh)
-    rates = jax.ShapeDtypeStruct((10,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-    traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, batch, rates)
+    traced = step.build(experiment, graphdef, mesh, abstract).trace(abstract, *step.abstract_inputs(experiment, mesh, 10))
     assert ahead_of_time._saved(traced.jaxpr, MODEL.layers) == MODEL.layers * B * L * MODEL.width * 4
 
     program = hlo.parse(traced.lower().compile().as_text())

@@ -27,7 +27,8 @@ def run(experiment, mesh, steps=3, rate=1e-2, seed=0):
     now, measured = state.create(experiment, optimizer, mesh), []
     for k in range(steps):
         put = {key: jax.device_put(value, rules.batch_sharding(mesh, 2)) for key, value in batch(seed=seed + k).items()}
-        now, one = update(now, put, np.full(1, rate, np.float32))
+        now, one = update(now, put, np.full(1, rate, np.float32), step.said(mesh))
+        one.pop("said")  # one row a device
         measured.append(jax.device_get(one))
     return jax.device_get(now), measured
 
@@ -83,7 +84,7 @@ def test_loss_falls_on_a_batch_seen_again_and_again(tiny, device_mesh):
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
     now, losses = state.create(experiment, optimizer, mesh), []
     for _ in range(30):
-        now, measured = update(now, batch(), RATES)
+        now, measured = update(now, batch(), RATES, step.said(mesh))
         losses.append(float(measured["loss_B"].mean()))
     assert losses[-1] < losses[0] - 1
     assert int(now.step) == 30
@@ -97,7 +98,7 @@ def test_the_rate_of_an_update_is_looked_up_at_its_count_and_the_last_one_goes_o
     now, moved = state.create(experiment, optimizer, mesh), []
     for _ in range(4):
         before = jax.device_get(now.params["head_DV"])
-        now, _ = update(now, batch(), np.array([0, 1e-2, 0], np.float32))
+        now, _ = update(now, batch(), np.array([0, 1e-2, 0], np.float32), step.said(mesh))
         moved.append(bool((jax.device_get(now.params["head_DV"]) != before).any()))
     assert moved == [False, True, False, False]
 
@@ -111,7 +112,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, device_mesh)
     broken = jax.tree.map(lambda leaf: leaf, now.params) | {"norm_D": now.params["norm_D"].at[3].set(jnp.inf)}
     before = state.TrainState(now.step, broken, now.opt_state, now.key, now.average)
     kept = jax.device_get(before)
-    after, measured = update(before, batch(), RATES)
+    after, measured = update(before, batch(), RATES, step.said(mesh))
     assert not measured["finite"]
     for a, b in zip(jax.tree.leaves(jax.device_get(after)), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -123,7 +124,7 @@ def test_the_old_state_gives_its_memory_to_the_new(tiny, device_mesh):
     abstract = state.abstract(experiment, optimizer, mesh)
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
     before = state.create(experiment, optimizer, mesh)
-    update(before, batch(), RATES)
+    update(before, batch(), RATES, step.said(mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
 
 

@@ -45,7 +45,7 @@ def program(tiny_in, axes=(1, 1, 1), **fields):
 
     def update(now, rates_T=RATES, **of_batch):
         put = {key: jax.device_put(value, rules.batch_sharding(mesh, 2)) for key, value in batch(**of_batch).items()}
-        return compiled(now, put, rates_T)
+        return compiled(now, put, rates_T, step.said(mesh))
 
     return begin, update
 

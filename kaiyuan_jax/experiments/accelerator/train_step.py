@@ -90,13 +90,9 @@ class Program:
         self.optimizer = adamw.build(described.optimizer, optax.constant_schedule(0.0))
         self.abstract = state.abstract(described, self.optimizer, self.mesh)
         graphdef, _ = decoder.abstract(described.model, described.precision)
-        rows = jax.ShapeDtypeStruct(
-            (described.data.batch_size, described.data.sequence_length), jnp.int32, sharding=rules.batch_sharding(self.mesh, 2)
-        )
-        rates = jax.ShapeDtypeStruct((4,), jnp.float32)
         begin = time.perf_counter()
         lowered = step.build(described, graphdef, self.mesh, self.abstract).lower(
-            self.abstract, dict.fromkeys(step.BATCH_KEYS, rows), rates
+            self.abstract, *step.abstract_inputs(described, self.mesh, 4)
         )
         # sizes do not depend on which of several equal kernels is the fastest
         self.update = lowered.compile({"xla_gpu_autotune_level": 0} if quick and device.platform == "gpu" else None)
@@ -188,17 +184,17 @@ def _measure(job: Job, shape: config.Model, compute: str, policy: str, attention
 
 def timed(program: Program, longest: float) -> tuple[float, list[float]]:
     """Median seconds of a step in rounds of three, and the objective of every step; the first two are not timed."""
-    now, batch, rates = program.state(), program.batch(), jnp.full((4,), 1e-4, jnp.float32)
+    now, batch, rates, said = program.state(), program.batch(), jnp.full((4,), 1e-4, jnp.float32), step.said(program.mesh)
     metrics = []
     for _ in range(2):
-        now, measured = program.update(now, batch, rates)
+        now, measured = program.update(now, batch, rates, said)
         metrics.append(measured)
     jax.block_until_ready(now)
     rounds, begin = [], time.perf_counter()
     while len(rounds) < 5 and (not rounds or time.perf_counter() - begin + 3 * rounds[-1] < longest):
         start = time.perf_counter()
         for _ in range(3):
-            now, measured = program.update(now, batch, rates)
+            now, measured = program.update(now, batch, rates, said)
             metrics.append(measured)
         jax.block_until_ready(now)
         rounds.append((time.perf_counter() - start) / 3)

@@ -28,7 +28,7 @@ def main(folder: str) -> None:
     optimizer = adamw.build(experiment.optimizer, lambda count: settings["rate"])
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
     train = steps.build(experiment, graphdef, mesh, states.abstract(experiment, optimizer, mesh))
-    state = states.create(experiment, optimizer, mesh)
+    state, said = states.create(experiment, optimizer, mesh), steps.said(mesh)
 
     tokens_BL1 = np.random.default_rng(0).integers(0, experiment.model.vocabulary, (B, L + 1)).astype(np.int32)
     positions_BL = np.broadcast_to(np.arange(L, dtype=np.int32), (B, L))
@@ -42,13 +42,13 @@ def main(folder: str) -> None:
 
     losses = []
     for _ in range(settings["warm_up"]):
-        state, metrics = train(state, batch, rates_T)
+        state, metrics = train(state, batch, rates_T, said)
         losses.append(float(metrics["objective"]))
     print(json.dumps({"losses": losses, "parameters": count, "version": f"jax {jax.__version__}"}), flush=True)
     for line in sys.stdin:
         seconds, cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
-            state, metrics = train(state, batch, rates_T)
+            state, metrics = train(state, batch, rates_T, said)
         loss = float(metrics["objective"])
         jax.block_until_ready(state)
         print(json.dumps({"seconds": time.perf_counter() - seconds, "cpu": time.process_time() - cpu, "loss": loss}), flush=True)
