@@ -262,6 +262,13 @@ def _run(experiment: Experiment):
             yield f"config.mesh.{name}: found {size}, must be above 0, or -1 for all devices that are left"
     if list(axes.values()).count(-1) > 1:
         yield f"config.mesh: found {axes}, at most one axis may be -1"
+    context, length = axes["context"], experiment.data.sequence_length
+    if context == -1:
+        yield "config.mesh.context: found -1, must say how many devices cut a row, 1 for none"
+    elif context > 1 and length % (2 * context):
+        yield f"config.mesh.context: found {context} for rows of {length} tokens; config.data.sequence_length must be a multiple of {2 * context}"
+    if context > 1 and experiment.kernels.attention not in ("", "xla"):
+        yield f"config.kernels.attention: found {experiment.kernels.attention!r} with mesh.context={context}; leave it empty or take xla"
     yield from _positive("config.checkpoint", experiment.checkpoint, "every", "keep")
     yield from _positive("config.logging", experiment.logging, "every")
     if experiment.kernels.attention:

@@ -38,6 +38,10 @@ class Placement:
         """Parts into which a dimension of this letter is cut, where its size allows it."""
         return ways(self.mesh, self.axes(letter)) if self.mesh is not None else 1
 
+    def whole(self, letter: str) -> "Placement":
+        """The same place, where a dimension of this letter is not cut."""
+        return dataclasses.replace(self, cuts=tuple(pair for pair in self.cuts if pair[0] != letter))
+
     def spec(self, dims: str, shape: Sequence[int]) -> PartitionSpec:
         """The cut of an array whose axes are named by `dims`; an axis that does not divide a dimension leaves it whole."""
         return partition(dims, shape, self.mesh, self.cuts) if self.mesh is not None else PartitionSpec()
@@ -48,19 +52,19 @@ class Placement:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.spec(dims, x.shape)))
 
-    def local(self, function: Callable, dims: Sequence[str], results: Sequence[str]) -> Callable:
+    def local(self, function: Callable, dims: Sequence[str], results: Sequence[str], shapes: Sequence | None = None) -> Callable:
         """`function` of arrays named by `dims`, run by every device on its part; its tuple of results is named by `results`.
 
-        Dimensions that are cut must be ones along which the function works on its own (batch, heads). Reductions over a cut dimension
-        are the function's to make, by `jax.lax.psum` over `axes(letter)`.
+        Dimensions that are cut must be ones along which the function works on its own (batch, heads). What is to cross devices is the
+        function's to move, such as by `jax.lax.psum` over `axes(letter)`; it then needs `shapes`: arrays shaped as its whole results.
         """
         if self.mesh is None or self.mesh.size == 1:
             return function
 
         def call(*arrays):
             inside = tuple(self.spec(d, x.shape) for d, x in zip(dims, arrays, strict=True))
-            shapes = jax.eval_shape(function, *arrays)
-            outside = tuple(self.spec(d, x.shape) for d, x in zip(results, shapes, strict=True))
+            whole = shapes or jax.eval_shape(function, *arrays)
+            outside = tuple(self.spec(d, x.shape) for d, x in zip(results, whole, strict=True))
             return jax.shard_map(function, mesh=self.mesh, in_specs=inside, out_specs=outside, check_vma=False)(*arrays)
 
         return call

@@ -45,7 +45,7 @@ class Decoder(nnx.Module):
 
         Args: token ids, segment ids (attention stays inside one) and positions, int32 [B, L]; `place` says where it runs, and pins
         the sharding of activations. A dict `found` is filled with the largest values of every layer, float32 [N], and the bound on
-        logits (models/statistics.py).
+        logits (models/statistics.py). Where `place` cuts L, all three stand in the order of kernels/attention/context.py.
         """
 
         def attend(q_BLHC, k_BLKC, v_BLKC, held, **options):
@@ -60,6 +60,8 @@ class Decoder(nnx.Module):
 
         The first lengths_B (int32, at least 1) tokens of each row of inputs_BL count; what stands behind them is seen by none of them.
         """
+
+        place = place.whole("L")
 
         def attend(q_BLHC, k_BLKC, v_BLKC, held, **options):
             return attention(q_BLHC, k_BLKC, v_BLKC, place=place, **options), (k_BLKC, v_BLKC)

@@ -40,6 +40,7 @@ class Rules:
         ("F", ("tensor",)),
         ("H", ("tensor",)),
         ("K", ("tensor",)),
+        ("L", ("context",)),
         ("V", ("tensor",)),
         ("b", ("data",)),
         ("d", ("fsdp",)),

@@ -22,12 +22,12 @@ from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.sharding.mesh import make_mesh
 
 MODEL = config.Model(layers=2, width=32, feedforward=64, heads=4, kv_heads=2, head_size=8, vocabulary=64, init_std=0.2)
-MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 2, 4)]
+MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 2, 4), (1, 2, 2, 2), (2, 1, 1, 4)]  # the last two cut rows over context
 B, L = 8, 16
 
 
-def mesh_of(data, fsdp, tensor):
-    return make_mesh(config.Mesh(data=data, fsdp=fsdp, tensor=tensor))
+def mesh_of(data, fsdp, tensor, context=1):
+    return make_mesh(config.Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context))
 
 
 def initialise(key):

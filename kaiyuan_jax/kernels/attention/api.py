@@ -36,16 +36,30 @@ def attention(
     Query head h reads key/value head h // (H / K). segments_BL (int32) keeps attention inside equal numbers; None: the whole row.
     softcap c replaces a score s by c tanh(s / c); window w lets a query see itself and the w - 1 keys before it; 0 turns either off.
     implementation: None takes `place.attention`, or else the first of ORDER for the platform that can take the case, logged once for
-    every case; else one of `config_check.ATTENTION`. Every device of `place.mesh` computes its own rows and heads.
+    every case; else one of `config_check.ATTENTION`. Every device of `place.mesh` computes its own rows and heads, and where `place` cuts
+    L its own queries: the positions of all arrays then stand in the order of `context.zigzag`, and "xla" makes the chunks.
     Raises ValueError for bad shapes, UserError (a ValueError) for an implementation that does not exist or cannot take the case.
     """
     H, K = q_BLHC.shape[2], k_BLKC.shape[2]
     if k_BLKC.shape != v_BLKC.shape or q_BLHC.shape[:2] != k_BLKC.shape[:2] or q_BLHC.shape[3] != k_BLKC.shape[3] or H % K:
         raise ValueError(f"attention: found q {q_BLHC.shape}, k {k_BLKC.shape}, v {v_BLKC.shape}; must be BLHC, BLKC, BLKC, K dividing H")
+    if (n := place.ways("L")) > 1:
+        return _cut_rows(q_BLHC, k_BLKC, v_BLKC, segments_BL, n, softcap, window, place, implementation or place.attention)
     case = (q_BLHC.shape, k_BLKC.shape, jnp.dtype(q_BLHC.dtype), segments_BL is not None, softcap, window, place.device_kind)
     name = choose(place.platform, implementation or place.attention, *case)
     options = {"device_kind": place.device_kind} if name == "pallas_tpu" else {}  # whose tiles differ from one TPU to the next
     function = functools.partial(_module(name).attention, softcap=softcap, window=window, **options)
+    return on_each_device(function, q_BLHC, k_BLKC, v_BLKC, segments_BL, place)
+
+
+def _cut_rows(q_BLHC, k_BLKC, v_BLKC, segments_BL, n: int, softcap: float, window: int, place: Placement, wanted: str):
+    if wanted not in ("", "xla"):
+        raise UserError(
+            f"config.kernels.attention: found {wanted!r} with config.mesh.context={n}; rows cut over devices need xla: leave it empty"
+        )
+    (axis,) = place.axes("L")
+    _log_once("xla", place.device_kind or "a device of unknown kind", f"rows are cut over {n} devices")
+    function = functools.partial(_module("context").attention, axis=axis, n=n, softcap=softcap, window=window)
     return on_each_device(function, q_BLHC, k_BLKC, v_BLKC, segments_BL, place)
 
 
@@ -87,7 +101,7 @@ def on_each_device(function, q_BLHC, k_BLKC, v_BLKC, segments_BL, place: Placeme
         return (function(q_BLHC, k_BLKC, v_BLKC, segments_BL=segments[0] if segments else None),)
 
     arrays = (q_BLHC, k_BLKC, v_BLKC) if segments_BL is None else (q_BLHC, k_BLKC, v_BLKC, segments_BL)
-    (o_BLHC,) = place.local(local, ("BLHC", "BLHC", "BLHC", "BL")[: len(arrays)], ("BLHC",))(*arrays)
+    (o_BLHC,) = place.local(local, ("BLHC", "BLHC", "BLHC", "BL")[: len(arrays)], ("BLHC",), shapes=(q_BLHC,))(*arrays)
     return o_BLHC
 
 

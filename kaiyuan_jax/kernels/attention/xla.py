@@ -36,72 +36,97 @@ def chunk_size(L: int) -> int:
 
 def attention(q_BLHC, k_BLKC, v_BLKC, *, segments_BL=None, softcap: float = 0.0, window: int = 0, chunk: int | None = None):
     """o_BLHC in q's dtype; products in q's dtype, scores and sums in float32. chunk: queries of a chunk, by default `chunk_size(L)`."""
+    return heads_last(_chunked(*heads_first(q_BLHC, k_BLKC, v_BLKC), segments_BL, float(softcap), int(window), chunk))
+
+
+def heads_first(q_BLHC, k_BLKC, v_BLKC):
+    """Scaled queries [B, K, L, G, C], keys and values [B, K, C, L]."""
     B, L, H, C = q_BLHC.shape
     K = k_BLKC.shape[2]
     scaled_BLHC = (q_BLHC.astype(jnp.float32) * C**-0.5).astype(q_BLHC.dtype)
     q_BKLGC = scaled_BLHC.reshape(B, L, K, H // K, C).transpose(0, 2, 1, 3, 4)
-    k_BKCL, v_BKCL = (x.transpose(0, 2, 3, 1) for x in (k_BLKC, v_BLKC))
-    o_BKLGC = _chunked(q_BKLGC, k_BKCL, v_BKCL, segments_BL, float(softcap), int(window), chunk or chunk_size(L))
-    return o_BKLGC.transpose(0, 2, 1, 3, 4).reshape(B, L, H, C)
+    return q_BKLGC, *(x.transpose(0, 2, 3, 1) for x in (k_BLKC, v_BLKC))
+
+
+def heads_last(o_BKLGC):
+    """o_BLHC"""
+    B, K, L, G, C = o_BKLGC.shape
+    return o_BKLGC.transpose(0, 2, 1, 3, 4).reshape(B, L, K * G, C)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _chunked(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
-    return _forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk)[0]
+    return forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk)[0]
 
 
-def _forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
-    outputs, sums = [], []
-    v_BKLC = v_BKCL.swapaxes(2, 3)
-    for start, end, first in _chunks(q_BKLGC.shape[2], window, chunk):
-        if outputs:  # one chunk after the other: else the compiler may hold the scores of several at once
-            k_BKCL, v_BKLC, outputs[-1] = jax.lax.optimization_barrier((k_BKCL, v_BKLC, outputs[-1]))
-        q_BKSGC = q_BKLGC[:, :, start:end]
-        z = _scores(q_BKSGC, k_BKCL[..., first:end], segments_BL, start, first, softcap, window)
-        largest = jnp.max(z, axis=-1, keepdims=True)
-        p = jax.lax.optimization_barrier(jnp.exp(z - largest))  # else a CPU computes the exponentials once for every use of them
-        total = jnp.sum(p, axis=-1, keepdims=True)
-        o = _product(p.astype(q_BKLGC.dtype), v_BKLC[:, :, first:end]) / total
-        outputs.append(o.astype(q_BKLGC.dtype).reshape(q_BKSGC.shape))
-        sums.append((largest + jnp.log(total)).reshape(q_BKSGC.shape[:-1]))
+def _chunked_forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk):
     # Both carry the name under which a layer keeps the heads' output: backward then needs no second forward pass.
-    o_BKLGC, logsumexp_BKLG = (checkpoint_name(jnp.concatenate(parts, axis=2), "attention_out") for parts in (outputs, sums))
+    outputs = forward(q_BKLGC, k_BKCL, v_BKCL, segments_BL, softcap, window, chunk)
+    o_BKLGC, logsumexp_BKLG = (checkpoint_name(x, "attention_out") for x in outputs)
     return o_BKLGC, (q_BKLGC, k_BKCL, v_BKCL, segments_BL, o_BKLGC, logsumexp_BKLG)
 
 
-def _backward(softcap, window, chunk, residuals, do_BKLGC):
-    q_BKLGC, k_BKCL, v_BKCL, segments_BL, o_BKLGC, logsumexp_BKLG = residuals
-    B, K, L, G, C = q_BKLGC.shape
-    dtype = q_BKLGC.dtype
-    inner_BKLG = jnp.sum(o_BKLGC.astype(jnp.float32) * do_BKLGC.astype(jnp.float32), axis=-1)
-    k_BKLC = k_BKCL.swapaxes(2, 3)
-    dq, dk_BKCL, dv_BKCL = [], None, None
-    for start, end, first in reversed(list(_chunks(L, window, chunk))):  # the last one sees most keys: others are added to its gradients
+def _chunked_backward(softcap, window, chunk, residuals, do_BKLGC):
+    dq, *dkv = backward(*residuals, do_BKLGC, softcap, window, chunk)
+    return dq, *(gradient.astype(x.dtype) for gradient, x in zip(dkv, residuals[1:3], strict=True)), None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def forward(q_BKSGC, k_BKCM, v_BKCM, segments_BM, softcap: float, window: int, chunk: int | None = None):
+    """(o_BKSGC in q's dtype, logsumexp_BKSG in float32) of scaled queries that are the last S of a row of M keys."""
+    outputs, sums = [], []
+    v_BKMC = v_BKCM.swapaxes(2, 3)
+    S, M = q_BKSGC.shape[2], k_BKCM.shape[3]
+    for start, end, first, last in _chunks(S, M, window, chunk):
+        if outputs:  # one chunk after the other: else the compiler may hold the scores of several at once
+            k_BKCM, v_BKMC, outputs[-1] = jax.lax.optimization_barrier((k_BKCM, v_BKMC, outputs[-1]))
+        q = q_BKSGC[:, :, start:end]
+        z = _scores(q, k_BKCM[..., first:last], segments_BM, M - S + start, first, softcap, window)
+        largest = jnp.max(z, axis=-1, keepdims=True)
+        p = jax.lax.optimization_barrier(jnp.exp(z - largest))  # else a CPU computes the exponentials once for every use of them
+        total = jnp.sum(p, axis=-1, keepdims=True)
+        o = _product(p.astype(q.dtype), v_BKMC[:, :, first:last]) / total
+        outputs.append(o.astype(q.dtype).reshape(q.shape))
+        sums.append((largest + jnp.log(total)).reshape(q.shape[:-1]))
+    return jnp.concatenate(outputs, axis=2), jnp.concatenate(sums, axis=2)
+
+
+def backward(q_BKSGC, k_BKCM, v_BKCM, segments_BM, o_BKSGC, logsumexp_BKSG, do_BKSGC, softcap: float, window: int, chunk=None):
+    """Gradients of scaled queries in their dtype, of keys and values [B, K, C, M] in float32, from what `forward` took and gave."""
+    B, K, S, G, C = q_BKSGC.shape
+    M, dtype = k_BKCM.shape[3], q_BKSGC.dtype
+    inner_BKSG = jnp.sum(o_BKSGC.astype(jnp.float32) * do_BKSGC.astype(jnp.float32), axis=-1)
+    k_BKMC = k_BKCM.swapaxes(2, 3)
+    dq, dk_BKCM, dv_BKCM = [], None, None
+    for start, end, first, last in reversed(list(_chunks(S, M, window, chunk))):  # the last one sees most keys: others are added to its
         if dq:
-            k_BKCL, v_BKCL, dk_BKCL, dv_BKCL, dq[-1] = jax.lax.optimization_barrier((k_BKCL, v_BKCL, dk_BKCL, dv_BKCL, dq[-1]))
-        q_BKSGC, do = q_BKLGC[:, :, start:end], _rows(do_BKLGC[:, :, start:end])
-        z = _scores(q_BKSGC, k_BKCL[..., first:end], segments_BL, start, first, softcap, window)
-        logsumexp, inner = (x[:, :, start:end].reshape(B, K, -1, 1) for x in (logsumexp_BKLG, inner_BKLG))
+            k_BKCM, v_BKCM, dk_BKCM, dv_BKCM, dq[-1] = jax.lax.optimization_barrier((k_BKCM, v_BKCM, dk_BKCM, dv_BKCM, dq[-1]))
+        q, do = q_BKSGC[:, :, start:end], _rows(do_BKSGC[:, :, start:end])
+        z = _scores(q, k_BKCM[..., first:last], segments_BM, M - S + start, first, softcap, window)
+        logsumexp, inner = (x[:, :, start:end].reshape(B, K, -1, 1) for x in (logsumexp_BKSG, inner_BKSG))
         p = jnp.exp(z - logsumexp)
-        ds = p * (_product(do, v_BKCL[..., first:end]) - inner)
+        ds = p * (_product(do, v_BKCM[..., first:last]) - inner)
         if softcap:
             ds = ds * (1.0 - jnp.square(jnp.maximum(z / softcap, -1.0)))  # a masked score is below any capped one
         ds = ds.astype(dtype)
-        dq.append(_product(ds, k_BKLC[:, :, first:end]).astype(dtype).reshape(q_BKSGC.shape))
+        dq.append(_product(ds, k_BKMC[:, :, first:last]).astype(dtype).reshape(q.shape))
         # The transposed factor is the short one: [C, S G] x [S G, M].
-        dk_BKCL = _add(dk_BKCL, _product(_rows(q_BKSGC).swapaxes(2, 3), ds), first)
-        dv_BKCL = _add(dv_BKCL, _product(do.swapaxes(2, 3), p.astype(dtype)), first)
-    return jnp.concatenate(dq[::-1], axis=2), dk_BKCL.astype(k_BKCL.dtype), dv_BKCL.astype(v_BKCL.dtype), None
+        dk_BKCM = _add(dk_BKCM, _product(_rows(q).swapaxes(2, 3), ds), first)
+        dv_BKCM = _add(dv_BKCM, _product(do.swapaxes(2, 3), p.astype(dtype)), first)
+    return jnp.concatenate(dq[::-1], axis=2), dk_BKCM, dv_BKCM
 
 
-_chunked.defvjp(_forward, _backward)
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
-def _chunks(L: int, window: int, chunk: int):
-    """(first query, one behind the last, first key that one of them sees) of every chunk."""
-    for start in range(0, L, chunk):
-        yield start, min(start + chunk, L), max(0, start - window + 1) if window else 0
+def _chunks(S: int, M: int, window: int, chunk: int | None):
+    """(first query, one behind the last, first key that one of them sees, one behind the last) of every chunk."""
+    chunk = chunk or chunk_size(M)
+    for start in range(0, S, chunk):
+        end, before = min(start + chunk, S), M - S
+        yield start, end, max(0, before + start - window + 1) if window else 0, before + end
 
 
 def _rows(x_BKSGC):
@@ -118,7 +143,7 @@ def _add(total_BKCL, part_BKCM, first: int):
 
 
 def _scores(q_BKSGC, k_BKCM, segments_BL, start: int, first: int, softcap: float, window: int):
-    """Capped and masked scores [B, K, S G, M] in float32 of scaled queries from `start` on and keys from `first` on."""
+    """Capped and masked scores [B, K, S G, M] in float32 of scaled queries and keys, which stand in the row from `start` and `first` on."""
     B, K, S, G, C = q_BKSGC.shape
     M = k_BKCM.shape[-1]
     age_SM = start + jnp.arange(S)[:, None] - (first + jnp.arange(M))

@@ -2,10 +2,10 @@
 
     head        gathered once over the axes that cut its width, in the dtype of the activations
     losses      one exchange of three numbers a token over the axes that cut the vocabulary
-    gradients   that of x summed once over the vocabulary's axes, that of the head once over the batch's: a reduce-scatter over those that
-                cut its width, in float32
+    gradients   that of x summed once over the vocabulary's axes, that of the head once over the tokens': a reduce-scatter over those
+                that cut its width, in float32
 
-A batch, width or vocabulary that its axes do not divide stays whole, and every device along them does the same work.
+A batch, row, width or vocabulary that its axes do not divide stays whole, and every device along them does the same work.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from kaiyuan_jax.kernels.placement import Placement, ways
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Mesh axes that cut the batch, the head's width and the vocabulary; empty where one stays whole."""
+    """Mesh axes that cut the batch, its rows' positions, the head's width and the vocabulary; empty where one stays whole."""
 
     place: Placement
     batch: tuple[str, ...]
+    length: tuple[str, ...]
     width: tuple[str, ...]
     vocabulary: tuple[str, ...]
 
@@ -35,13 +36,13 @@ class Layout:
             found = tuple(axis for axis in place.axes(letter) if place.mesh.shape[axis] > 1)
             return found if found and size % ways(place.mesh, found) == 0 else ()
 
-        batch, vocabulary = axes("B", x_BLD.shape[0]), axes("V", head_DV.shape[1])
+        batch, length, vocabulary = axes("B", x_BLD.shape[0]), axes("L", x_BLD.shape[1]), axes("V", head_DV.shape[1])
         width = axes("d", x_BLD.shape[2])
-        return cls(place, batch, width if set(width) <= set(batch) else (), vocabulary)
+        return cls(place, batch, length, width if set(width) <= set(batch) else (), vocabulary)
 
     def spec(self, dims: str) -> PartitionSpec:
         """Of an array named by its dimensions; d is the width where it is cut, D where it is whole."""
-        table = {"B": self.batch, "V": self.vocabulary, "d": self.width}
+        table = {"B": self.batch, "L": self.length, "V": self.vocabulary, "d": self.width}
         return PartitionSpec(*(table.get(letter) or None for letter in dims))
 
     def run(self, function: Callable, inside: tuple[str, ...], outside: tuple[str, ...]) -> Callable:
@@ -57,16 +58,16 @@ class Layout:
             return head_DV
         return jax.lax.with_sharding_constraint(head_DV.astype(dtype), NamedSharding(self.place.mesh, self.spec("dV")))
 
-    def sum_over_batch(self, gradient_DV):
-        """The head's gradient from that of every device's rows, cut over its width."""
+    def sum_over_tokens(self, gradient_DV):
+        """The head's gradient from that of every device's tokens, cut over its width."""
         if self.width:
             gradient_DV = jax.lax.psum_scatter(gradient_DV, self.width, scatter_dimension=0, tiled=True)
-        others = tuple(axis for axis in self.batch if axis not in self.width)
+        others = tuple(axis for axis in self.batch + self.length if axis not in self.width)
         return jax.lax.psum(gradient_DV, others) if others else gradient_DV
 
     def gradient_dtype(self, head_DV):
         """In which a device makes its part of the head's gradient: float32 where parts are summed."""
-        return jnp.dtype(jnp.float32) if self.batch else head_DV.dtype
+        return jnp.dtype(jnp.float32) if self.batch or self.length else head_DV.dtype
 
 
 def losses(x_BLD, head_DV, targets_BL, *, softcap: float, place: Placement):
@@ -92,7 +93,7 @@ def gradients(x_BLD, head_DV, targets_BL, loss_BL, logsumexp_BL, g_BL, h_BL, *, 
         sizes = Sizes.by_vocabulary(place.platform, x_BLD.shape[0] * x_BLD.shape[1])
         options = dict(softcap=softcap, axes=layout.vocabulary, dtype=dtype, sizes=sizes)
         x_gradient_TD, head_gradient_DV = xla.gradients(_flat(x_BLD), head_DV, *columns, **options)
-        return x_gradient_TD.reshape(x_BLD.shape).astype(x_BLD.dtype), layout.sum_over_batch(head_gradient_DV)
+        return x_gradient_TD.reshape(x_BLD.shape).astype(x_BLD.dtype), layout.sum_over_tokens(head_gradient_DV)
 
     call = layout.run(local, ("BLD", "DV", "BL", "BL", "BL", "BL", "BL"), ("BLD", "dV"))
     g_BL = jnp.where(targets_BL < 0, 0.0, g_BL)
@@ -115,7 +116,7 @@ def losses_and_gradients(x_BLD, head_DV, targets_BL, g_BL, *, z_loss: float, sof
         outputs = xla_objective.losses_and_gradients(_flat(x_BLD), head_DV, _flat(targets_BL), _flat(g_BL), **options)
         loss_T, logsumexp_T, x_gradient_TD, head_gradient_DV = outputs
         x_gradient = x_gradient_TD.reshape(x_BLD.shape).astype(x_BLD.dtype)
-        return loss_T.reshape(g_BL.shape), logsumexp_T.reshape(g_BL.shape), x_gradient, layout.sum_over_batch(head_gradient_DV)
+        return loss_T.reshape(g_BL.shape), logsumexp_T.reshape(g_BL.shape), x_gradient, layout.sum_over_tokens(head_gradient_DV)
 
     call = layout.run(local, ("BLD", "DV", "BL", "BL"), ("BL", "BL", "BLD", "dV"))
     outputs = call(x_BLD, layout.head(head_DV, x_BLD.dtype), targets_BL, g_BL)
