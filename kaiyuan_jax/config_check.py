@@ -266,7 +266,7 @@ def _run(experiment: Experiment):
     if context == -1:
         yield "config.mesh.context: found -1, must say how many devices cut a row, 1 for none"
     elif context > 1 and length % (2 * context):
-        yield f"config.mesh.context: found {context} for rows of {length} tokens; config.data.sequence_length must be a multiple of {2 * context}"
+        yield f"config.mesh.context: found {context}; config.data.sequence_length is {length}, must be a multiple of {2 * context}"
     if context > 1 and experiment.kernels.attention not in ("", "xla"):
         yield f"config.kernels.attention: found {experiment.kernels.attention!r} with mesh.context={context}; leave it empty or take xla"
     yield from _positive("config.checkpoint", experiment.checkpoint, "every", "keep")
