@@ -1,8 +1,8 @@
 """Reads of a store that fail are tried again for a while, since network disks and object stores fail for seconds at a time.
 
 Five tries, 0.1, 0.4, 1.6 and 6.4 seconds apart, 8.5 seconds in all: what lasts longer is better left to whatever starts the job again,
-which waits longer between starts. Every failure is said on stderr, so a disk that often fails is seen before it fails for good. What no waiting
-cures (no such file, content that cannot be decoded) is not tried again.
+which waits longer between starts. Every failure is said on stderr, so a disk that often fails is seen before it fails for good. What no
+waiting cures (no such file, content that cannot be decoded) is not tried again.
 """
 
 import sys
