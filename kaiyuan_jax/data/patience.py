@@ -34,7 +34,7 @@ def patiently(read: Callable[[], np.ndarray], folder: str) -> np.ndarray:
             reason = f"{folder}: tokens could not be read ({str(error).splitlines()[0][:200]})"
             if pause is None:
                 raise ReadError(
-                    f"{reason}, {len(PAUSES)} tries more were in vain; look after the disk or network and start again"
+                    f"{reason}, {len(PAUSES)} further tries were in vain; look after the disk or network and start again"
                 ) from error
         print(f"{reason}; trying again in {pause:g} s", file=sys.stderr, flush=True)
         time.sleep(pause)

@@ -35,7 +35,7 @@ def test_a_read_that_fails_a_few_times_gives_its_tokens_and_every_failure_is_sai
 
 def test_a_read_that_fails_for_good_ends_in_an_error_that_a_later_start_may_not_meet():
     disk = Disk(99, OSError(5, "Input/output error"))
-    with pytest.raises(patience.ReadError, match="stores/x.*Input/output error.*nor in 4 tries more"):
+    with pytest.raises(patience.ReadError, match="stores/x.*Input/output error.*4 further tries"):
         patience.patiently(disk, "stores/x")
     assert disk.reads == 5
     assert not issubclass(patience.ReadError, (ValueError, OSError)), "verify_store would take it for a damaged store"
