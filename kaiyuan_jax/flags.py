@@ -108,7 +108,12 @@ def _override_problem(path: str) -> str:
     return ""
 
 
-def _fail(message: str) -> None:
+def complain(message: str) -> None:
+    """Prints an error in plain lines."""
     for line in secrets.redact(message).splitlines():
         print(f"error: {line}", file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    complain(message)
     sys.exit(2)

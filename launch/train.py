@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from kaiyuan_jax import config, storage
-from kaiyuan_jax.flags import checked, define_config, run
+from kaiyuan_jax.flags import checked, complain, define_config, run
 from kaiyuan_jax.training import host_memory
 
 TRY_AGAIN = os.EX_TEMPFAIL  # 75
@@ -49,12 +49,12 @@ def main(argv):
     host_memory.begin_again_with_huge_pages()
     try:
         _train(experiment)
-    except config.UserError:
-        raise
+    except config.UserError as error:
+        complain(str(error))
+        _leave(2)
     except Exception:
         sys.excepthook(*sys.exc_info())
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(TRY_AGAIN)  # JAX would first wait for processes that are gone
+        _leave(TRY_AGAIN)
 
 
 def _train(experiment: config.Experiment) -> None:
@@ -74,6 +74,12 @@ def _train(experiment: config.Experiment) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _leave(code: int):
+    from kaiyuan_jax.sharding import processes
+
+    processes.leave(code)
 
 
 def _join():

@@ -20,7 +20,7 @@ from kaiyuan_jax.models import decoder
 from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.sharding import mesh as meshes
-from kaiyuan_jax.sharding import rules
+from kaiyuan_jax.sharding import processes, rules
 from kaiyuan_jax.training import branch, resume, state, step
 
 
@@ -76,6 +76,7 @@ def prepare(experiment: Experiment, devices=None) -> Job:
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
     mesh = meshes.make_mesh(experiment.mesh, devices)
     _check(experiment, stores, mesh)
+    processes.connect(mesh)
     schedule = schedules.build(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     optimizer = adamw.build(experiment.optimizer, schedule)
     if found := branch.problems(experiment, plan):

@@ -13,10 +13,10 @@ import dataclasses
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from kaiyuan_jax import storage
 from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.sharding import processes
 from kaiyuan_jax.training import branch, preemption, resume, state, step
 from kaiyuan_jax.training.checkpoints import Checkpoints
 from kaiyuan_jax.training.feed import Feed
@@ -41,7 +41,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
     `page` is kept in the run folder as plan.txt. Raises ConfigError before any work when the experiment does not fit the machine, the
     stores or what the run folder holds, and failure.NonFiniteError when loss, gradient or weights stop being finite.
     """
-    fresh = not branch.begun(experiment)
+    fresh = processes.agree(not branch.begun(experiment))  # asked of all before one begins to write
     job = prepare(experiment, devices)
     keep = max(experiment.checkpoint.keep, experiment.averaging.last if experiment.averaging.kind != "none" else 1)
     with contextlib.ExitStack() as stack:
@@ -55,7 +55,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
         if fresh and (parent := branch.parent_of(experiment)):
             if main:
                 branch.begin(folder, parent, experiment.checkpoint.every, keep, job.order)
-            multihost_utils.sync_global_devices("branch")  # the others look for the checkpoint next
+            processes.barrier()  # the others look for the checkpoint next
             say(f"{folder}: the first {parent.step} steps are those of {parent.folder}")
         now, progress = _begun(job, checkpoints)
         if (begin := progress.get("step", 0)) >= job.plan.steps:
