@@ -58,7 +58,10 @@ def absolute(name):
 
 
 def check(field: str, name: str) -> None:
-    """Raises StorageError, beginning with the field or flag, unless a remote folder can be listed and its bucket exists."""
+    """Raises StorageError, beginning with the field or flag, unless a remote folder can be listed and its bucket exists.
+
+    Raises ConnectionError where the store does not answer, which may be over soon.
+    """
     try:
         found = path(name)
         if is_remote(found):
@@ -71,11 +74,11 @@ def check(field: str, name: str) -> None:
     except StorageError as error:
         raise StorageError(f"{field}={error}") from None
     except Exception as error:  # botocore, aiohttp and Google's client each have their own
-        reason = "".join(str(error).strip().splitlines()[:1])
-        raise StorageError(
-            f"{field}={name}: cannot be reached ({type(error).__name__}: {reason}); check the bucket, and the endpoint and the credentials "
-            "in the environment"
-        ) from None
+        said = f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"
+        if any("Connect" in kind.__name__ or "Timeout" in kind.__name__ for kind in type(error).__mro__):
+            raise ConnectionError(f"{field}={name}: the object store does not answer ({said})") from None
+        remedy = "check the bucket, and the endpoint and the credentials in the environment"
+        raise StorageError(f"{field}={name}: cannot be reached ({said}); {remedy}") from None
 
 
 def replace(target, content: str | bytes) -> None:

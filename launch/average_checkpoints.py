@@ -6,11 +6,10 @@ What is not given comes from the run's config (config.averaging). Writes runs/x/
 
 import dataclasses
 import os
-from pathlib import Path
 
 from absl import flags
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.flags import run
 
 RUN = flags.DEFINE_string("run", None, "Run folder (with config.json and checkpoints/).", required=True)
@@ -28,7 +27,7 @@ def main(argv):
     from kaiyuan_jax.averaging import offline, weights
     from kaiyuan_jax.training import checkpoint
 
-    folder = Path(RUN.value)
+    folder = storage.path(RUN.value)
     if not (folder / "config.json").is_file():
         raise config.UserError(f"--run: found no {folder / 'config.json'}, must be the folder of a run; launch/train.py makes one")
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))

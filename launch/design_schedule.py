@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from kaiyuan_jax import files
+from kaiyuan_jax import files, storage
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import one_thread, run
 
@@ -129,7 +129,7 @@ def history():
     """float64[T]: the rates of the run or the schedule that --history names."""
     from kaiyuan_jax.schedules.laws import given
 
-    path = Path(HISTORY.value)
+    path = storage.path(HISTORY.value)
     if path.is_dir():
         from kaiyuan_jax.report import curves
 

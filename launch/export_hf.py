@@ -35,7 +35,7 @@ def main(argv):
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
     model, dtype = experiment.model, DTYPE.value or experiment.precision.parameters
     form = configs.choose(model, FORMAT.value)
-    tokenizer, _ = tokenizers.load(str(folder / "tokenizer.json"))
+    tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     end = tokenizers.end_of_document(tokenizer, END.value)
     count = write.count(model)
     target = new_folder(Path(OUTPUT.value), count * read.FLOATS[dtype].itemsize)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.flags import run
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint, on this machine.", required=True)
@@ -37,7 +37,7 @@ def main(argv):
     if target.exists() or not target.parent.is_dir():
         raise config.UserError(f"--output={target}: must not exist, and lie in a folder that does")
     table = names.read_table(NAMES.value) if NAMES.value else None
-    experiment = config.read(Path(LIKE.value) / "config.json") if LIKE.value else config.Experiment()
+    experiment = config.read(storage.path(LIKE.value) / "config.json") if LIKE.value else config.Experiment()
     opened = read.open_folder(CHECKPOINT.value, table, LOGIT_SOFTCAP.value)
     if not TOKENIZER.value and opened.tokenizer is None:
         raise config.UserError(

@@ -63,7 +63,7 @@ def load(folder: pathlib.Path, path: pathlib.Path):
     from kaiyuan_jax.training import checkpoint
 
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer, _ = tokenizers.load(str(folder / "tokenizer.json"))
+    tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     eod = tokenizers.end_of_document(tokenizer, END.value)
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
     params = checkpoint.load_parameters(path, abstract)

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from kaiyuan_jax import config, files
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.data.store import Store
 from kaiyuan_jax.evaluation import choice, generate, heldout
 from kaiyuan_jax.evaluation.byte_lengths import byte_lengths
@@ -84,13 +84,13 @@ def evaluate(
 
 def write(folder, evaluation: Evaluation) -> pathlib.Path:
     """Writes <folder>/<model>.npz and then <model>.json, each under a temporary name first; returns the path of the JSON."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.path(folder)
+    storage.make_folder(folder)
     path = folder / f"{evaluation.result['model']}.json"
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **evaluation.arrays)
-    files.replace(path.with_suffix(".npz"), buffer.getvalue())
-    files.replace(path, json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    storage.replace(path.with_suffix(".npz"), buffer.getvalue())
+    storage.replace(path, json.dumps(evaluation.result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.report import load
 from kaiyuan_jax.schedules.laws import curves, given
@@ -25,10 +25,10 @@ FILES = (".csv", ".parquet")
 
 def find(folder: str | Path) -> dict[str, Path]:
     """The curves of a folder by name, in alphabetical order: its files and its run folders, or the folder itself where it is a run."""
-    folder = Path(folder)
+    folder = storage.path(folder)
     if not folder.is_dir():
         raise UserError(f"--curves: {folder} is no folder, must be one that holds curves (.csv, .parquet with step, lr, loss) or runs")
-    inside = [folder] if _is_run(folder) else sorted(folder.iterdir())
+    inside = [folder] if _is_run(folder) else [folder / name for name in storage.names(folder)]
     found: dict[str, Path] = {}
     for path in inside:
         is_run = _is_run(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import config, json_text
+from kaiyuan_jax import config, json_text, storage
 from kaiyuan_jax.schedules import file
 
 FINAL = "final"  # the newest checkpoint that was evaluated
@@ -83,7 +83,7 @@ class Run:
 
 def load(folders) -> list[Run]:
     """All runs, in the order given, with their recipes labelled. Raises UserError for a folder that is not a run."""
-    runs = [_load_run(Path(folder)) for folder in folders]
+    runs = [_load_run(storage.path(folder)) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         raise config.UserError(f"--runs: found two runs of one name among {', '.join(r.name for r in runs)}; the report tells them by name")
     labels = recipe_labels([run.experiment for run in runs])
@@ -131,7 +131,7 @@ def metrics(path: Path) -> list[dict]:
 def _models(folder: Path, facts: dict[str, dict]) -> tuple[Model, ...]:
     """The newest evaluated checkpoint, then the averages by name."""
     finals, averages = [], []
-    for path in sorted((folder / "evaluation").glob("*.json")):
+    for path in [folder / "evaluation" / name for name in storage.names(folder / "evaluation") if name.endswith(".json")]:
         result, beside = json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".npz")
         arrays = dict(np.load(io.BytesIO(beside.read_bytes()))) if beside.is_file() else {}
         name, run, step = result["model"], folder.resolve().name, result["step"]
@@ -143,7 +143,7 @@ def _models(folder: Path, facts: dict[str, dict]) -> tuple[Model, ...]:
 
 
 def _average_facts(folder: Path) -> dict[str, dict]:
-    names = sorted(path.name for path in (folder / "averages").glob("*") if path.is_dir())
+    names = [name for name in storage.names(folder / "averages") if (folder / "averages" / name).is_dir()]
     if not names:
         return {}
     from kaiyuan_jax.training import checkpoint  # imports jax: only where there is something to read
@@ -183,13 +183,13 @@ def short_label(experiment: config.Experiment) -> str:
     kind = names.get(schedule.kind, schedule.kind)
     rate = f"constant {number(schedule.peak)}" if schedule.kind == "constant" else f"{kind} to {number(schedule.end)}"
     if schedule.kind == "file":
-        rate = f"file to {number(file.read(schedule.path).rates[-1])}" if Path(schedule.path).is_file() else "file"
+        rate = f"file to {number(file.read(schedule.path).rates[-1])}" if storage.path(schedule.path).is_file() else "file"
     return f"{order_label(experiment)}, {kind if schedule.kind in ('power', 'piecewise') else rate}"
 
 
 def peak_rate(schedule: config.Schedule) -> float:
     """The highest rate that a schedule names; of one in a file, the highest of the file where it is there."""
-    if schedule.kind == "file" and Path(schedule.path).is_file():
+    if schedule.kind == "file" and storage.path(schedule.path).is_file():
         return float(file.read(schedule.path).rates.max())
     return schedule.peak
 
@@ -216,7 +216,7 @@ def _recipe(experiment: config.Experiment) -> dict:
     for name in ("name", "output", "branch", "seed", "logging", "evaluation", "mesh", "checkpoint"):
         del tree[name]
     del tree["schedule"]["law"]
-    if experiment.schedule.kind == "file" and Path(experiment.schedule.path).is_file():  # every run folder has its own copy
+    if experiment.schedule.kind == "file" and storage.path(experiment.schedule.path).is_file():  # every run folder has its own copy
         found = file.read(experiment.schedule.path)
         tree["schedule"]["path"] = hashlib.sha256(found.knots.tobytes() + found.rates.tobytes()).hexdigest()[:8]
     for part, name in (

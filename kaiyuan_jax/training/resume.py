@@ -43,7 +43,6 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     any, whatever `config.branch` says now. Raises ConfigError when another session has the folder, and, one line a field, when it holds a
     run that differs in what decides its numbers.
     """
-    storage.check("config.output", experiment.folder)
     folder = storage.path(experiment.folder)
     _check_config(folder, experiment)
     _check_files(folder, experiment)

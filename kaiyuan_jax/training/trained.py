@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.models.hf import read
@@ -30,7 +30,7 @@ def find(flag: str, item: str | Path) -> tuple[Path, Path]:
 
     Raises UserError that begins with the flag and says what there is.
     """
-    path = Path(item)
+    path = storage.path(item)
     folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
     if not ((folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()) or read.is_checkpoint(folder):
         raise config.UserError(
@@ -49,6 +49,7 @@ def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
 
     end: special token that ends documents; empty: the one the folder names, or the first usual one of the tokenizer. Raises UserError.
     """
+    item = storage.path(item)
     if read.is_checkpoint(item):
         opened = read.open_folder(item)
         if opened.tokenizer is None:
@@ -56,11 +57,11 @@ def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
         tokenizer, _ = tokenizers.load(str(opened.tokenizer))
         eod = tokenizers.end_of_document(tokenizer, end) if end or opened.end is None else opened.end
         return Trained(opened.model, config.Precision(), read.load(item).params, tokenizer, eod, opened.length)
-    if not Path(item).is_dir():
+    if not item.is_dir():
         raise config.UserError(f"{flag}={item}: must be a run, a checkpoint or average of one, or a Hugging Face folder; found none")
     folder, parameters = find(flag, item)
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer, _ = tokenizers.load(str(folder / "tokenizer.json"))
+    tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     eod = tokenizers.end_of_document(tokenizer, end)
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
     params = checkpoint.load_parameters(parameters, abstract)

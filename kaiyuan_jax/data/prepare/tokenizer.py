@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from kaiyuan_jax import storage
 from kaiyuan_jax.config import UserError
 
 END = "<|endoftext|>"
@@ -43,9 +44,9 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def load(path: str) -> tuple[Tokenizer, str]:
+def load(path: str | Path) -> tuple[Tokenizer, str]:
     """A tokenizer.json, or the one inside a folder such as a store, and its text unchanged (its hash is the fingerprint of stores)."""
-    file = Path(path)
+    file = storage.path(path)
     if file.is_dir():
         file = file / "tokenizer.json"
     if not file.is_file():

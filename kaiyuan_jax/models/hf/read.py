@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import tqdm
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.models.hf import configs, folding, layout, names, safetensors_files
 from kaiyuan_jax.models.hf.safetensors_files import CheckpointError, Tensor
 
@@ -84,7 +84,9 @@ def fold_of(leaf: str, model: config.Model, dtype: np.dtype) -> folding.Fold | N
 
 
 def is_checkpoint(folder: str | Path) -> bool:
-    """Whether a folder is a Hugging Face checkpoint: its config.json names a model_type, which ours never does."""
+    """Whether a local folder is a Hugging Face checkpoint: its config.json names a model_type, which ours never does."""
+    if storage.is_remote(folder):
+        return False
     path = Path(folder) / "config.json"
     return path.is_file() and "model_type" in configs.load(path)
 
