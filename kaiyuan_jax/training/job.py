@@ -21,7 +21,7 @@ from kaiyuan_jax.optimizers import adamw
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.sharding import mesh as meshes
 from kaiyuan_jax.sharding import processes, rules
-from kaiyuan_jax.training import branch, resume, state, step
+from kaiyuan_jax.training import branch, resume, start, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,7 @@ def prepare(experiment: Experiment, devices=None) -> Job:
     optimizer = adamw.build(experiment.optimizer, schedule)
     if found := branch.problems(experiment, plan):
         raise ConfigError("\n".join(found))
+    start.check(experiment, stores[0].fingerprint)
     loader.verify(experiment.data, stores)  # the slow check last
     held = heldout.open_stores(experiment, stores[0].fingerprint)
     evaluate = heldout.make_evaluator(experiment, held, rules.placement(mesh, experiment.kernels)) if held else None
