@@ -31,7 +31,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, *, timeou
 
     coordinator: host:port that process 0 listens on and all can reach; empty: JAX finds all three in its environment (TPU pods, Slurm,
     Kubernetes job sets, Open MPI). timeout: seconds in which all must come. Raises UserError where the three do not fit together or
-    nothing is found, RuntimeError when the others do not come in time.
+    nothing is found; where the others do not come in time JAX ends the process (SIGABRT) and says so.
     """
     options = dict(initialization_timeout=timeout, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
     if not coordinator:
@@ -66,7 +66,8 @@ def connect(mesh: Mesh) -> None:
     groups = [group for size in range(1, len(axes) + 1) for group in itertools.combinations(axes, size)]
     spec = PartitionSpec(mesh.axis_names)
     once = jax.shard_map(lambda x: sum(jax.lax.psum(x, group) for group in groups), mesh=mesh, in_specs=spec, out_specs=spec)
-    jax.block_until_ready(jax.jit(once)(flags(mesh, np.float32(1))))
+    ones = jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, spec), lambda index: np.ones(1, np.float32))
+    jax.block_until_ready(jax.jit(once)(ones))
 
 
 def count() -> int:
@@ -106,16 +107,6 @@ def agree(value):
 def barrier() -> None:
     """Returns when every process has come here."""
     gather(np.uint8(0))
-
-
-def flags(mesh: Mesh, value) -> jax.Array:
-    """[devices]: the number of this process, in its dtype, once for every one of its devices, on that device.
-
-    For what any process may say and all must read at one step, by a reduction inside the step. It cannot be a column of the batch:
-    processes that cut the same rows (along context and tensor) hold copies of them, which must be equal.
-    """
-    value = np.asarray(value).reshape(1)
-    return jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, PartitionSpec(mesh.axis_names)), lambda at: value)
 
 
 def leave(code: int) -> NoReturn:
