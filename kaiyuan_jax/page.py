@@ -30,6 +30,7 @@ tr.recipe td { border-top: 2px solid #bbb; }
 .prompt { color: #888; }
 .verdict-holds { border-left: 4px solid #2a7d2a; padding-left: .7rem; list-style: none; }
 .verdict-open { border-left: 4px solid #bbb; padding-left: .7rem; list-style: none; }
+pre { font-size: .8rem; line-height: 1.3; background: #f6f6f6; padding: .6rem .8rem; }
 ul.verdicts { padding-left: 0; }
 summary { cursor: pointer; font-weight: 600; margin: .4rem 0; }
 """
@@ -99,6 +100,10 @@ def table(header: list[str], rows: list[tuple[list[tuple[str, str]], str, bool]]
             inner.append(f"<td {kind}>{swatch}{text(value)}{f'<small>{text(below)}</small>' if below else ''}</td>")
         lines.append(f"<tr{' class=recipe' if first else ''}>{''.join(inner)}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def preformatted(words: str) -> str:
+    return f'<pre class="scroll">{text(words)}</pre>'
 
 
 def sample(source: str, prompt: str, continuation: str) -> str:

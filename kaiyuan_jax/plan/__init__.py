@@ -11,7 +11,8 @@ planned with its declared size, and the page says where that size is from.
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.plan.checks import problems, store_problems, warnings
-from kaiyuan_jax.plan.text import human, page
+from kaiyuan_jax.plan.section import human
+from kaiyuan_jax.plan.text import page
 from kaiyuan_jax.plan.timeline import curves, learning_rate, phase_steps, window
 
 __all__ = ["curves", "describe", "human", "learning_rate", "page", "phase_steps", "problems", "warnings", "window"]

@@ -8,7 +8,7 @@ from kaiyuan_jax.averaging.weights import weights
 from kaiyuan_jax.config import ConfigError, Experiment, UserError
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
-from kaiyuan_jax.plan import domains, forecast
+from kaiyuan_jax.plan import domains, forecast, repetition
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, saved_steps, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.training import branch
@@ -138,6 +138,12 @@ def _averaging_warnings(experiment, plan):
             f"{mean / peak:.1%} of the peak. Averaging pays only while the rate is not near zero: on a decayed run it changed the mean "
             "score by -0.42 and +0.01 (arXiv 2608.27370)"
         )
+    elif len(steps) > 1 and (last := float(learning_rate(experiment, plan)(plan.steps - 1))) < LOW * peak and mean > 3 * last:
+        yield (
+            f"averaging: the last {len(steps)} checkpoints lie across a deep decay: the mean rate is {mean:.2g} and the last {last:.2g}, "
+            f"{last / peak:.1%} of the peak. An average gives back part of what the decay won; decay less and average, or decay and do not "
+            "(arXiv 2511.18903, 2608.27370)"
+        )
     if experiment.averaging.kind == "wma" and _mostly(plan.phases[-1], "ascending"):
         yield (
             "averaging: wma imitates a learning-rate decay, so with an ascending order it gives most weight to the checkpoints before "
@@ -153,11 +159,17 @@ def _averaging_warnings(experiment, plan):
 
 def _data_warnings(experiment, plan):
     most = {name: max((step.passes for step in steps), default=0) for name, steps in recipe.exposures(plan).items()}
-    many = [f"{name} {passes:.3g}" for name, passes in sorted(most.items(), key=lambda item: -item[1]) if passes > MANY_PASSES]
+    ranked = sorted(most.items(), key=lambda item: -item[1])
+    many = [f"{name} {passes:.3g} (worth {repetition.worth(passes):.3g})" for name, passes in ranked if passes > MANY_PASSES]
     if many:
         yield (
             f"repetition: read more than 4 times in all: {', '.join(many)}. Four passes are worth about 3.7 fresh ones and later passes "
-            "much less (arXiv 2305.16264); larger sources bear more (arXiv 2511.13421)"
+            "less and less (arXiv 2305.16264); larger sources bear more (arXiv 2511.13421)"
+        )
+    if beyond := [name for name, passes in ranked if passes > repetition.LIMIT]:
+        yield (
+            f"repetition: beyond {repetition.LIMIT:.1f} passes another one is worth less than half a fresh one by the fit of arXiv "
+            f"2305.16264, which {', '.join(beyond)} {'is' if len(beyond) == 1 else 'are'}; read fresh text instead, or fewer passes"
         )
     asked = [use.order or phase.order for phase in experiment.data.phases for use in phase.uses]
     uses = [use for phase in plan.phases for use in phase.uses]

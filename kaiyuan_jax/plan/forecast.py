@@ -21,18 +21,28 @@ def law(experiment: Experiment):
     return named.law_of(schedule)
 
 
-def section(experiment: Experiment, plan: Plan) -> str | None:
-    """The predicted loss at a few steps with its band, what the law was fitted to, and why not to believe it here; None without a law."""
+def curve(experiment: Experiment, plan: Plan, points: int):
+    """(steps int64[P], rates, loss, low, high) at up to `points` steps after warm-up; None without a law."""
     fit = law(experiment)
     if fit is None:
         return None
-    from kaiyuan_jax.schedules.laws import forecast, named, rebuild
+    from kaiyuan_jax.schedules.laws import forecast, rebuild
 
     rates = schedules.rates(experiment.schedule, plan.steps, batch_size=plan.batch_size, sequence_length=plan.sequence_length)
     last = plan.steps - 1
     begin = min(max(rebuild.warmup_of(rates), last // (POINTS - 1)), last)
-    steps = np.unique(np.linspace(begin, last, POINTS).round().astype(np.int64))
-    loss, low, high = forecast.predict(fit, rates, steps)
+    steps = np.unique(np.linspace(begin, last, points).round().astype(np.int64))
+    return steps, rates, *forecast.predict(fit, rates, steps)
+
+
+def section(experiment: Experiment, plan: Plan) -> str | None:
+    """The predicted loss at a few steps with its band, what the law was fitted to, and why not to believe it here; None without a law."""
+    found = curve(experiment, plan, POINTS)
+    if found is None:
+        return None
+    from kaiyuan_jax.schedules.laws import forecast, named
+
+    fit, (steps, rates, loss, low, high), last = law(experiment), found, plan.steps - 1
     lines = [f"  {'step':>{len(f'{last:,}')}}  {'rate':>9}  {'loss':>7}  90% of runs"]
     for row in zip(steps, rates[steps], loss, low, high, strict=True):
         lines.append("  {:>{width},}  {:>9.3g}  {:>7.4f}  {:.4f} to {:.4f}".format(*row, width=len(f"{last:,}")))

@@ -1,9 +1,9 @@
 """Bytes of one device while it trains, by arithmetic: what the state takes is exact, what a step needs beside it is calibrated.
 
-    parameters, moments, average, gradients    from the shapes of the model and the rules that cut them (sharding/rules.py); gradients summed
-                                               over micro-batches are a second, float32 copy
-    saved activations                          of every layer, what recomputation keeps: dimensions of its tensors x tokens of a micro-batch
-    working memory                             A x 4 D V / tensor  +  B x w x tokens x (tensors of a layer)  +  12 x (parameters of a layer) / tensor
+    state        parameters, moments, average, gradients, from the model's shapes and the rules that cut them (sharding/rules.py);
+                 gradients summed over micro-batches are a second copy, in float32
+    activations  of every layer, what recomputation keeps: dimensions of its tensors x tokens of a micro-batch
+    working      A x 4 D V / tensor + B x w x tokens x (numbers of a layer's tensors) + 12 x (parameters of a layer) / tensor
 
 The last is the head's gradient before it is cut, one layer's forward and backward pass, and a layer's weights and gradient gathered. Its
 factors A and B, by platform, are the least that lie above every step that was compiled (docs/results/plan.md holds both, and the errors);
@@ -17,8 +17,8 @@ from kaiyuan_jax.config import Experiment, Model
 from kaiyuan_jax.plan.setting import Setting
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-HEAD = {"tpu": 3.05, "gpu": 0.7}  # A, in float32 heads
-LAYER = {"tpu": 2.0, "gpu": 1.5}  # B, in tensors of one layer
+HEAD = {"tpu": 3.05, "gpu": 0.8}  # A, in float32 heads
+LAYER = {"tpu": 2.0, "gpu": 1.7}  # B, in tensors of one layer
 MARGIN = 0.1  # of a device's memory: what the estimate may be wrong by, and what a compiler keeps for itself
 
 

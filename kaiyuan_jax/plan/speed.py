@@ -5,8 +5,8 @@ P_h of the head:
 
     FLOPs      2 (P_l + P_h) forward, twice that backward, 2 p once more for every matrix p whose product recomputation repeats;
                attention 2 products over half of the square forward, 7 backward (`roofline.attention_flops`)
-    exchange   fsdp     weights gathered forward (w bytes) and backward (the layers' in float32, as XLA gathers them), gradients
-                        reduce-scattered in float32: A (n-1)/n [(w + 8) P_l + (w + 4) P_h]
+    exchange   fsdp     weights gathered forward and backward (b = w bytes, or 4 under full recomputation, as XLA gathers them), gradients
+                        reduce-scattered in float32: A (n-1)/n [(w + b + 4) P_l + (w + 4) P_h]
                data     gradients of what a device holds, all-reduced, after each micro-batch
                tensor   4 all-reduces of x a layer, 6 where the layer is computed twice
                context  keys and values gathered forward, again backward, and their gradients back
@@ -106,9 +106,10 @@ def collectives(experiment: Experiment, setting: Setting) -> dict[str, float]:
     layers = (flops.matrix_parameters(model) - model.width * model.vocabulary) / setting.tensor
     x = setting.tokens(experiment) * model.width * width * model.layers
     keys = setting.tokens(experiment) * 2 * model.kv_heads / setting.tensor * model.head_size * width * model.layers
+    backward = 4 if setting.remat == "full" else width  # bytes of a weight gathered for the backward pass, as XLA has it
     part = {axis: (size - 1) / size for axis, size in setting.mesh.items()}
     found = {
-        "fsdp": part["fsdp"] * ((width + 8) * layers + (width + 4) * head),
+        "fsdp": part["fsdp"] * ((width + backward + 4) * layers + (width + 4) * head),
         "data": part["data"] * 8 * parameters(experiment, setting),
         "tensor": part["tensor"] * 2 * x * (6 if setting.remat == "full" else 4),
         "context": (setting.context - 1) * keys * 3 + part["context"] * 8 * (layers + head),

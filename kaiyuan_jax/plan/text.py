@@ -11,8 +11,9 @@ from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.plan import domains, forecast
+from kaiyuan_jax.plan import domains, forecast, repetition, section
 from kaiyuan_jax.plan.checks import warnings
+from kaiyuan_jax.plan.section import human, table
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.schedules import file
@@ -27,7 +28,7 @@ SIZES = {"": "planned", "public": "public", "inferred": "inferred", "ours": "our
 def page(experiment: Experiment, plan: Plan, tokens: Mapping[str, int], scored: Mapping[str, bool]) -> str:
     """The plan as text for a terminal; `tokens` and `scored` are facts by source name, as `recipe.facts_of` gives them."""
     parts = [_header(experiment, plan), _sources(experiment, plan, tokens, scored), *_phases(plan)]
-    parts += [*_domains(experiment, plan), _exposures(experiment, plan)]
+    parts += [*_domains(experiment, plan), _exposures(experiment, plan), section.text(repetition.section(plan, tokens))]
     parts += [_learning_rate(experiment, plan), *filter(None, [forecast.section(experiment, plan)]), _checkpoints(experiment, plan)]
     if found := warnings(experiment, plan):
         parts.append("Warnings\n" + "\n".join(textwrap.fill(line, 118, initial_indent="  ! ", subsequent_indent="    ") for line in found))
@@ -58,7 +59,7 @@ def _sources(experiment, plan, tokens, scored):
         else:
             quality = _elided(source.quality, 40) or ("scored" if here else "taken as scored")
         rows.append((source.name, human(tokens[source.name]), size, source.domain, quality, source.path if here else ""))
-    return "Sources\n" + _table(("source", "tokens", "size", "domain", "quality", "store"), rows, "<><<<<")
+    return "Sources\n" + table(("source", "tokens", "size", "domain", "quality", "store"), rows, "<><<<<")
 
 
 def _domains(experiment, plan):
@@ -75,7 +76,7 @@ def _domains(experiment, plan):
         chosen = [0, *range(first + 1, min(first + 7, len(parts) + 1))]
         head = ("domain", *(part.name for part in parts))
         shown = [[row[i] for i in chosen] for row in (head, *rows)]
-        yield "Domains: tokens and share of each phase\n" + _table(shown[0], shown[1:], "<" + ">" * (len(chosen) - 1))
+        yield "Domains: tokens and share of each phase\n" + table(shown[0], shown[1:], "<" + ">" * (len(chosen) - 1))
     if limits := experiment.data.domain_limits:
         found = list(domains.broken(limits, parts[:-1]))
         lines = []
@@ -98,7 +99,7 @@ def _phases(plan):
         about = f"steps {first:,} to {after - 1:,}" if after > first else "shorter than a batch"
         shuffle = f", shuffled in windows of {phase.shuffle_window:,} rows" if phase.shuffle_window else ""
         title = f"Phase {phase.name}: {about}, {human(size)} tokens ({phase.entries / plan.positions:.1%} of the run){shuffle}"
-        yield title + "\n" + _table(("source", "tokens", "share", "passes", "order", "quality window"), rows, "<>>><<")
+        yield title + "\n" + table(("source", "tokens", "share", "passes", "order", "quality window"), rows, "<>>><<")
 
 
 def _exposures(experiment, plan):
@@ -109,7 +110,7 @@ def _exposures(experiment, plan):
     title = "Exposures: how often text of a quality is read in the whole run (0 worst, 1 best)"
     if cut := [f"{name} {share:.3g}" for name, share in kept.items() if share < 1]:
         title += f"\n  (quantiles of the whole corpus, of which the store holds the best part: {', '.join(cut)})"
-    return title + "\n" + _table((), rows, "<<")
+    return title + "\n" + table((), rows, "<<")
 
 
 def of_corpus(steps: list[recipe.Exposure], kept: float) -> list[recipe.Exposure]:
@@ -145,7 +146,7 @@ def _learning_rate(experiment, plan):
     rows = [(f"{step:,}", f"{float(rate(step)):.3g}", text) for step, text in knots]
     if more:
         rows.insert(SHOWN // 2, ("...", "", f"{more:,} more"))
-    return "\n".join([f"Learning rate ({experiment.schedule.kind})", *lines, _table(("step", "rate", ""), rows, ">><")])
+    return "\n".join([f"Learning rate ({experiment.schedule.kind})", *lines, table(("step", "rate", ""), rows, ">><")])
 
 
 def _knots(experiment, plan):
@@ -219,14 +220,6 @@ def _checkpoints(experiment, plan):
     return "Checkpoints\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def human(count: float) -> str:
-    """A count in three digits and a unit, such as 614k, 3.36B or 2.2T; small ones in full."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size and count >= 1e5:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:,}"
-
-
 def _listed(items: list[str]) -> str:
     return ", ".join(items if len(items) <= 9 else [*items[:4], "...", *items[-4:]])
 
@@ -238,9 +231,3 @@ def _elided(text: str, width: int) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _table(head, rows, align):
-    cells = [head, *rows] if head else rows
-    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
-    return "\n".join("  " + "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip() for row in cells)

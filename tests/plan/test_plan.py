@@ -170,7 +170,7 @@ def test_wma_with_an_ascending_order_is_warned_about():
 
 def test_more_than_four_passes_in_all_phases_together_are_warned_about():
     assert warned(experiment([phase("one", passes=2.0), phase("two", passes=2.0)])) == []
-    only(experiment([phase("one", passes=2.5), phase("two", passes=2.0)]), "read more than 4 times in all: prose 4.5.")
+    only(experiment([phase("one", passes=2.5), phase("two", passes=2.0)]), "read more than 4 times in all: prose 4.5 (worth 4.13).")
 
 
 def test_a_descending_order_of_one_source_is_warned_about():
