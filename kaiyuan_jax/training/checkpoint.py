@@ -22,10 +22,8 @@ import hashlib
 import json
 import logging
 import math
-import os
-import shutil
+import re
 from collections.abc import Callable
-from pathlib import Path
 
 # Orbax logs warnings about shardings and asyncio that say nothing to the user of a run.
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname)
@@ -34,8 +32,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 
+from kaiyuan_jax import storage  # noqa: E402
 from kaiyuan_jax.config import UserError  # noqa: E402
-from kaiyuan_jax.training import fingerprint  # noqa: E402
+from kaiyuan_jax.training import fingerprint, orbax_s3  # noqa: E402
 from kaiyuan_jax.training.fingerprint import path_of  # noqa: E402
 from kaiyuan_jax.training.saved import COMPLETE, steps  # noqa: E402, F401
 from kaiyuan_jax.training.state import TrainState  # noqa: E402
@@ -63,7 +62,7 @@ class Facts:
     fingerprints: dict[str, dict[str, str]] | None  # item -> leaf path -> fingerprint.of; None in a checkpoint of before there were any
 
 
-def facts(folder: str | Path) -> Facts:
+def facts(folder) -> Facts:
     """The facts of one complete checkpoint or average; raises DamagedError when they are not what was saved."""
     folder = complete(folder)
     try:
@@ -80,7 +79,7 @@ def facts(folder: str | Path) -> Facts:
     return Facts(content["progress"], content["fingerprints"])
 
 
-def progress(folder: str | Path) -> dict:
+def progress(folder) -> dict:
     """The JSON facts of one checkpoint or average as they were saved."""
     return facts(folder).progress
 
@@ -109,13 +108,15 @@ def state_of(items: dict) -> TrainState:
     return TrainState(**items["rest"], params=items["parameters"], average=items.get("average", {}), loss_scale=items.get("loss_scale", ()))
 
 
-def check_model(folder: Path, there: Facts, abstract: TrainState) -> None:
-    """Raises CheckpointError when a good checkpoint holds other arrays than `abstract`, naming the first."""
+def check_model(folder, there: Facts, abstract: TrainState) -> None:
+    """Raises CheckpointError when a good checkpoint holds other arrays than `abstract`, naming the first; either may have no average."""
     if there.fingerprints is None:
         return
     wanted = {item: {path: fingerprint.kind(leaf) for path, leaf in _leaves(tree).items()} for item, tree in items_of(abstract).items()}
     found = {item: {path: value.rpartition(" ")[0] for path, value in leaves.items()} for item, leaves in there.fingerprints.items()}
     for item in sorted(wanted.keys() | found.keys()):
+        if item == "average" and (item not in wanted or item not in found):
+            continue
         ours, theirs = wanted.get(item, {}), found.get(item, {})
         for path in sorted(ours.keys() | theirs.keys()):
             if ours.get(path) != theirs.get(path):
@@ -126,20 +127,22 @@ def check_model(folder: Path, there: Facts, abstract: TrainState) -> None:
                 )
 
 
-def read_items(folder: Path, abstract: TrainState) -> dict:
-    """The items of a checkpoint with the shardings of `abstract`, of any mesh; not verified.
+def read_items(folder, there: Facts, abstract: TrainState) -> dict:
+    """The items of a checkpoint with the shardings of `abstract`, of any mesh; no average where it holds none. Not verified.
 
     Every process reads what its own devices hold and waits for no other, so that one whose part is damaged can say so: DamagedError, or
     CheckpointError where the files may be good although they cannot be read now.
     """
     items = {}
     for item, tree in items_of(abstract).items():
+        if item == "average" and there.fingerprints is not None and item not in there.fingerprints:
+            continue
         with _reading(folder, item):
             items[item] = _read(folder / item, tree)
     return items
 
 
-def verify(folder: Path, there: Facts, items: dict) -> None:
+def verify(folder, there: Facts, items: dict) -> None:
     """Raises DamagedError naming the first array whose fingerprint is not the saved one; the same on all processes."""
     if there.fingerprints is None:
         return
@@ -150,16 +153,17 @@ def verify(folder: Path, there: Facts, items: dict) -> None:
                 raise DamagedError(f"{folder}: {item} {path} is not what was saved (fingerprint {now.get(path)}, was {saved.get(path)})")
 
 
-def complete(folder: str | Path) -> Path:
+def complete(folder):
     """The absolute folder of one complete checkpoint or average; raises `CheckpointError` naming the ones there are."""
-    folder = Path(folder).absolute()
+    folder = storage.absolute(folder)
     if not (folder / COMPLETE).exists():
-        there = sorted((path.name for path in folder.parent.glob("*") if (path / COMPLETE).exists()), key=lambda name: (len(name), name))
+        names = [name for name in storage.names(folder.parent) if (folder.parent / name / COMPLETE).exists()]
+        there = sorted(names, key=lambda name: (len(name), name))
         raise CheckpointError(f"{folder}: no complete checkpoint here; {folder.parent} has {', '.join(there) or 'none'}")
     return folder
 
 
-def load_parameters(folder: str | Path, abstract: dict, item: str = "parameters") -> dict:
+def load_parameters(folder, abstract: dict, item: str = "parameters") -> dict:
     """The weights of one checkpoint or average as jax arrays, verified.
 
     `abstract` is the tree of ShapeDtypeStructs of `models.decoder.abstract`, with shardings where the model is larger than a device;
@@ -185,14 +189,14 @@ def load_parameters(folder: str | Path, abstract: dict, item: str = "parameters"
     return jax.tree.map(lambda leaf, wanted: leaf if leaf.dtype == wanted.dtype else leaf.astype(wanted.dtype), tree, abstract)
 
 
-def leaf_reader(folder: str | Path, item: str = "parameters") -> tuple[list[str], Callable[[str], np.ndarray]]:
+def leaf_reader(folder, item: str = "parameters") -> tuple[list[str], Callable[[str], np.ndarray]]:
     """Leaf paths such as `layers/query_NDHC` of one checkpoint, largest first, and a function that reads and verifies one alone into host
     memory; both raise `DamagedError` for a checkpoint that is not what was saved."""
     folder = complete(folder)
     there, metadata = facts(folder), _metadata(folder, item)
     leaves = _leaves(metadata)
     paths = sorted(leaves, key=lambda path: -math.prod(leaves[path].shape))  # while the sum of the others is still small
-    reader = _reader()
+    reader = _reader(folder)
 
     def read(path: str) -> np.ndarray:
         one = jax.tree_util.tree_map_with_path(lambda keys, leaf: 0 if path_of(keys) == path else ocp.PLACEHOLDER, metadata)
@@ -207,13 +211,13 @@ def leaf_reader(folder: str | Path, item: str = "parameters") -> tuple[list[str]
     return paths, read
 
 
-def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: dict) -> None:
+def save_parameters(folder, leaves: dict[str, np.ndarray], facts: dict) -> None:
     """Writes an average: leaves by path, and its facts as `progress`; complete or absent. Replaces an older one of that name.
 
     Takes the leaves out of the dict given, and memory of one more model while it writes.
     """
-    folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = storage.absolute(folder)
+    storage.make_folder(folder.parent)
     remove_leftovers(folder.parent, f"{folder.name}.")
     if folder.exists():
         delete(folder)
@@ -227,62 +231,75 @@ def save_parameters(folder: str | Path, leaves: dict[str, np.ndarray], facts: di
         node[name] = jax.device_put(leaves.pop(path), cpu, may_alias=True)
     content = sealed(facts, {"parameters": fingerprint.of(tree)})
     args = ocp.args.Composite(parameters=ocp.args.PyTreeSave(tree), progress=ocp.args.JsonSave(content))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    with ocp.Checkpointer(orbax_s3.handler(folder), atomicity_options=orbax_s3.atomicity(folder)) as writer:
         writer.save(folder, args=args)
 
 
-def delete(folder: Path) -> None:
+def delete(folder) -> None:
     """Deletes a checkpoint so that a kill meanwhile leaves none of that name."""
+    if storage.is_remote(folder):
+        storage.delete(folder, first=COMPLETE)
+        return
     doomed = folder.with_name(folder.name + _DELETING)
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    if doomed.exists():
+        storage.delete(doomed)
+    storage.move(folder, doomed, COMPLETE)
+    storage.delete(doomed)
 
 
-def remove_leftovers(folder: Path, prefix: str = "") -> None:
+def remove_leftovers(folder, prefix: str = "") -> None:
     """Deletes what a killed process left half written or half deleted; with a prefix only what begins so, since others may be writing."""
-    for path in folder.iterdir():
-        if not path.name.startswith(prefix):
+    for name in storage.names(folder):
+        if not name.startswith(prefix):
             continue
-        unfinished = path.name.isdigit() and not (path / COMPLETE).exists()
-        if unfinished or path.name.endswith(_DELETING) or UNFINISHED in path.name:
-            shutil.rmtree(path)
+        unfinished = name.isdigit() and not (folder / name / COMPLETE).exists()
+        if unfinished or name.endswith(_DELETING) or UNFINISHED in name:
+            storage.delete(folder / name)
 
 
-def _reader() -> ocp.Checkpointer:
+def _reader(folder) -> ocp.Checkpointer:
     """Reads what this process asks for, without waiting for the others as Orbax does by default."""
     alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone, atomicity_options=orbax_s3.atomicity(folder))
 
 
-def _read(folder: Path, abstract):
-    with contextlib.closing(_reader()) as reader:
+def _read(folder, abstract):
+    with contextlib.closing(_reader(folder)) as reader:
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
         return reader.restore(folder, args=ocp.args.PyTreeRestore(abstract, restore_args=arguments))
 
 
-def _metadata(folder: Path, item: str):
+def _metadata(folder, item: str):
     if not (folder / item).is_dir():
-        raise CheckpointError(f"{folder}: holds no {item!r}; it has {', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))}")
-    with _reading(folder, item), contextlib.closing(_reader()) as reader:
+        there = [name for name in storage.names(folder) if (folder / name).is_dir()]
+        raise CheckpointError(f"{folder}: holds no {item!r}; it has {', '.join(there)}")
+    with _reading(folder, item), contextlib.closing(_reader(folder)) as reader:
         tree = reader.metadata(folder / item).item_metadata.tree
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
         return tree
 
 
 @contextlib.contextmanager
-def _reading(folder: Path, item: str):
+def _reading(folder, item: str):
     """Whatever Orbax, TensorStore or the file system raise inside is said as damage of this item, unless it says nothing of the files."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        text = text if len(text) <= 300 else text[:297] + "..."
+        text = short(error)
         if isinstance(error, _PASSING) or any(code in text for code in _PASSING_CODES):
             raise CheckpointError(f"{folder}: {item} cannot be read now ({text}); try again, or remove the checkpoint") from error
         raise DamagedError(f"{folder}: {item} cannot be read ({text})") from error
+
+
+def short(error: Exception) -> str:
+    """An error of Orbax, TensorStore or the file system as one short line: what the operating system said, where it is quoted."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if quoted := re.search(r"OS error \d+:[^\]]*", text):
+        return quoted.group()
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _leaves(tree) -> dict:

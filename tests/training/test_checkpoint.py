@@ -29,10 +29,11 @@ def same(one, other):
 def saved(tiny, device_mesh, tmp_path):
     """A run folder's checkpoints 10 to 50 of which the newest three are kept, and the state of the last."""
     now, abstract = make(tiny(averaging__online_decay=0.9), device_mesh())
-    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(keep=3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(every=10, keep=3))
     for step in range(10, 60, 10):
         now = jax.tree.map(lambda leaf: leaf + 1, now)
         checkpoints.save(step, now, {"position": step * 8})
+    checkpoints.wait()
     checkpoints.close()
     return checkpoints, now, abstract
 
@@ -53,7 +54,7 @@ def test_updates_in_place_after_save_returns_do_not_reach_the_checkpoint(tiny, d
     experiment = tiny(model__width=256, model__feedforward=1024, model__vocabulary=4096)  # large enough to be written for a while
     now, abstract = make(experiment, device_mesh())
     kept = jax.device_get(now)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(keep=3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config.Checkpoint(every=10, keep=3))
     add = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     checkpoints.save(1, now, {})
     for _ in range(20):
@@ -78,7 +79,7 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint_and_is_cleared(saved):
     os.mkdir(checkpoints.folder / "70.orbax-checkpoint-tmp-3")
     os.rename(checkpoints.folder / "30", checkpoints.folder / "30.deleting")
     assert checkpoints.steps() == [40, 50]
-    Checkpoints(checkpoints.folder, config.Checkpoint(keep=3))
+    Checkpoints(checkpoints.folder, config.Checkpoint(every=10, keep=3))
     assert sorted(os.listdir(checkpoints.folder)) == ["40", "50"]
 
 
