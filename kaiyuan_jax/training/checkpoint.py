@@ -18,15 +18,17 @@ An average made offline (`averages/<name>`) is the same folder with `parameters`
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Callable
 
-# Orbax logs warnings about shardings and asyncio that say nothing to the user of a run.
-logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname)
+# Orbax logs warnings about shardings and asyncio that say nothing to the user of a run, and, before it raises them, errors with tracebacks.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -40,6 +42,7 @@ from kaiyuan_jax.training.saved import COMPLETE, steps  # noqa: E402, F401
 from kaiyuan_jax.training.state import TrainState  # noqa: E402
 
 _DELETING = ".deleting"
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE)
 # What the network, permissions or the memory of this start are to blame for.
 _PASSING = (ConnectionError, PermissionError, TimeoutError, MemoryError)
 _PASSING_CODES = ("UNAVAILABLE", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -297,7 +300,7 @@ def _reading(folder, item: str):
 def short(error: Exception) -> str:
     """An error of Orbax, TensorStore or the file system as one short line: what the operating system said, where it is quoted."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    if quoted := re.search(r"OS error \d+:[^\]]*", text):
+    if quoted := re.search("|".join(map(os.strerror, _SYSTEM)), text):
         return quoted.group()
     return text if len(text) <= 300 else text[:297] + "..."
 
