@@ -118,7 +118,7 @@ def metrics(path: Path) -> list[dict]:
     """Lines by step. A line cut short by a crash is skipped; of lines repeated after a resume the newest counts."""
     merged: dict[tuple[int, bool], dict] = {}
     if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in path.read_bytes().decode(errors="replace").splitlines():
             try:
                 line = json_text.parse(text)
             except json_text.JSONError:
@@ -133,7 +133,7 @@ def _models(folder: Path, facts: dict[str, dict]) -> tuple[Model, ...]:
     finals, averages = [], []
     for path in [folder / "evaluation" / name for name in storage.names(folder / "evaluation") if name.endswith(".json")]:
         result, beside = json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".npz")
-        arrays = dict(np.load(io.BytesIO(beside.read_bytes()))) if beside.is_file() else {}
+        arrays = dict(np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)) if beside.is_file() else {}
         name, run, step = result["model"], folder.resolve().name, result["step"]
         if name.startswith("checkpoint_"):
             finals.append(Model(run, FINAL, "final checkpoint", step, result, arrays))
