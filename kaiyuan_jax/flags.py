@@ -89,6 +89,9 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS, known_only: b
         _fail(f"{given}: an index beyond the end of its list; count from 0, and see --dry_run for what the lists hold")
     except (FileNotFoundError, ModuleNotFoundError, KeyError, TypeError, ValueError) as error:
         _fail(f"--config: {error}")
+    except Exception as error:  # whatever a user's file may do
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        _fail(f"--config: the file cannot be loaded ({said}); mend it, or see configs/quickstart.py for one that can")
 
 
 def _override_problem(path: str) -> str:

@@ -103,9 +103,16 @@ def create(target, content: str) -> bool:
 
 
 def make_folder(folder) -> None:
-    """Makes a folder and those above it; on an object store there is nothing to make, least of all a bucket."""
-    if not is_remote(folder):
+    """Makes a folder and those above it; on an object store there is nothing to make, least of all a bucket.
+
+    Raises StorageError where its name is a file's or may not be made, and OSError for what may be over soon, such as a full disk.
+    """
+    if is_remote(folder):
+        return
+    try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise StorageError(f"{folder}: no folder can be made there ({error.strerror}); give another place") from None
 
 
 def version(target) -> tuple:

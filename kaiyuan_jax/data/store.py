@@ -111,7 +111,10 @@ class Documents:
         if name not in names:
             raise KeyError(f"{self.path}: no column {name!r}; found {', '.join(names)}")
         with self._readable():
-            return pq.read_table(self.path, columns=[name], memory_map=True)[name].combine_chunks()
+            values = pq.read_table(self.path, columns=[name], memory_map=True)[name].combine_chunks()
+        if len(values) != self.count:
+            raise StoreError(f"{self.path}: column {name} has {len(values):,} of {self.count:,} documents; prepare the source again")
+        return values
 
     def id(self, document: int) -> str:
         """The id of one document; reads the row group that holds it."""

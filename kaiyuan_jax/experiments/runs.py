@@ -56,7 +56,7 @@ def evaluate(runs: Sequence[Run], rows: int, processes: int) -> None:
 
 def held_out(run: Run, rows: int) -> dict[str, dict[str, np.ndarray]]:
     """What a run loses on each held-out document: source -> {document, nats, tokens, ...}, as `evaluate` wrote it."""
-    with np.load(_evaluation(run, rows)) as arrays:
+    with np.load(_evaluation(run, rows), allow_pickle=False) as arrays:
         found: dict[str, dict[str, np.ndarray]] = {}
         for key in arrays.files:
             source, field = key.split("/")
@@ -149,7 +149,7 @@ def _train(run: Run) -> str:
             begin = branching_point(run) if run.trunk else 0
             start = f"{run.trunk}/checkpoints/{begin}" if begin else ""
             result = loop.train(dataclasses.replace(run.experiment, branch=start), devices=jax.devices()[:1])
-        except (UserError, failure.NonFiniteError) as error:
+        except (UserError, failure.DivergedError) as error:
             raise UserError(str(error) if str(run.folder) in str(error) else f"{run.folder}: {error}") from None
     if not result.finished:
         raise UserError(f"{run.folder}: stopped at step {result.step} of {result.steps}; the same command goes on from there")

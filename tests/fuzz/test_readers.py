@@ -4,30 +4,18 @@ Here each reader meets a few hundred damaged files, the same ones every time; `m
 (docs/results/fuzzing.md).
 """
 
-import importlib.util
-import pathlib
 import resource
-import sys
 import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-HERE = pathlib.Path(__file__).parent
+from tests.fuzz import damage
+from tests.fuzz.readers import READERS
+
 SECONDS = 2.0  # of CPU for one file; the good ones take milliseconds
 MEMORY = 512 << 20  # bytes that a reader may add to the process, over all its files
-
-
-def _beside(name):
-    spec = importlib.util.spec_from_file_location(f"fuzz_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
-
-
-READERS, damage = _beside("readers").READERS, _beside("damage")
 
 
 def lines(error) -> list[str]:

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from kaiyuan_jax import secrets
 from kaiyuan_jax.config import UserError
 
 JSON_LINES = tuple(f".{name}{packed}" for name in ("jsonl", "json", "ndjson") for packed in ("", ".gz", ".zst"))
@@ -62,6 +63,9 @@ def find(inputs: list[str]) -> tuple[list[Input], list[str]]:
     found: dict[str, Input] = {}
     skipped = []
     for item in inputs:
+        if kind := secrets.found(item):
+            raise ReadError(f"--input={secrets.redact(item)}: holds {kind}, which reports and messages would repeat; take it out, and give "
+                            "credentials by the environment or the files of the service's own tools")  # fmt: skip
         files, named = _remote(item) if "://" in item else _local(item)
         # Descriptions are told from documents by the data beside them.
         is_dataset = any(name.lower().endswith((".parquet", ".arrow")) for name, _, _ in files)

@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 def main(folder: str, threads: int) -> None:
     torch.set_num_threads(threads)
     settings = json.loads((Path(folder) / "settings.json").read_text())
-    start, optimizer = dict(np.load(Path(folder) / "start.npz")), settings["optimizer"]
+    start, optimizer = dict(np.load(Path(folder) / "start.npz", allow_pickle=False)), settings["optimizer"]
     inputs, targets = (torch.tensor(start.pop(name), dtype=torch.long) for name in ("inputs", "targets"))
     model = Decoder(start, settings["model"], inputs.shape[1])
     plain = [value for name, value in model.named_parameters() if value.dim() < 2 or name.startswith(("embedding", "head"))]

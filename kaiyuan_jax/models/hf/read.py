@@ -5,6 +5,7 @@ what the architecture folds into its values is undone. Tensors are mapped from d
 the parameters once.
 """
 
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -88,7 +89,9 @@ def is_checkpoint(folder: str | Path) -> bool:
     if storage.is_remote(folder):
         return False
     path = Path(folder) / "config.json"
-    return path.is_file() and "model_type" in configs.load(path)
+    with contextlib.suppress(configs.FormatError):  # what cannot be read is said by who reads it
+        return path.is_file() and "model_type" in configs.load(path)
+    return False
 
 
 def load(

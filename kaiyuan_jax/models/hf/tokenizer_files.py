@@ -7,15 +7,21 @@ import json
 import shutil
 from pathlib import Path
 
+from kaiyuan_jax import json_text
+from kaiyuan_jax.config import UserError
+
 TOKENIZER, TOKENIZER_CONFIG, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 
 
 def copy(source: Path, target: Path) -> None:
-    """tokenizer.json and, where it lies beside it, tokenizer_config.json, from one folder to another; byte for byte."""
+    """tokenizer.json and, where it lies beside it, tokenizer_config.json, from one folder to another; byte for byte. Raises UserError."""
     shutil.copyfile(source / TOKENIZER, target / TOKENIZER)
     if (source / TOKENIZER_CONFIG).is_file():
-        given = json.loads((source / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-        if "auto_map" not in given:  # a class of its own, which would be code to run
+        try:
+            given = json_text.read(source / TOKENIZER_CONFIG)
+        except json_text.JSONError as error:
+            raise UserError(f"{source / TOKENIZER_CONFIG}: not JSON ({error}); download it again, or remove it") from None
+        if isinstance(given, dict) and "auto_map" not in given:  # a class of its own, which would be code to run
             shutil.copyfile(source / TOKENIZER_CONFIG, target / TOKENIZER_CONFIG)
 
 
