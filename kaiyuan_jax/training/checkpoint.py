@@ -34,7 +34,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 
-from kaiyuan_jax import storage  # noqa: E402
+from kaiyuan_jax import json_text, storage  # noqa: E402
 from kaiyuan_jax.config import UserError  # noqa: E402
 from kaiyuan_jax.training import fingerprint, orbax_s3  # noqa: E402
 from kaiyuan_jax.training.fingerprint import path_of  # noqa: E402
@@ -69,16 +69,21 @@ def facts(folder) -> Facts:
     """The facts of one complete checkpoint or average; raises DamagedError when they are not what was saved."""
     folder = complete(folder)
     try:
-        content = json.loads((folder / "progress" / "metadata").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder}: progress cannot be read ({error})") from None
+        content = json_text.read(folder / "progress" / "metadata")
+    except (OSError, json_text.JSONError) as error:
+        raise DamagedError(f"{folder}: progress cannot be read ({short(error)})") from None
+    return unsealed(content, f"{folder}: progress")
+
+
+def unsealed(content, what) -> Facts:
+    """The inverse of `sealed`; raises DamagedError beginning with `what` when the content is not what was sealed."""
     keys = {"progress", "fingerprints", "sha256"}
     if not isinstance(content, dict) or (keys & content.keys() and content.keys() != keys):
-        raise DamagedError(f"{folder}: progress is not what was saved")
+        raise DamagedError(f"{what} is not what was saved")
     if not content.keys() & keys:
         return Facts(content, None)
     if content["sha256"] != _sha256(content["progress"], content["fingerprints"]):
-        raise DamagedError(f"{folder}: progress has another SHA-256 than when it was saved")
+        raise DamagedError(f"{what} has another SHA-256 than when it was saved")
     return Facts(content["progress"], content["fingerprints"])
 
 
@@ -115,7 +120,7 @@ def check_model(folder, there: Facts, abstract: TrainState) -> None:
     """Raises CheckpointError when a good checkpoint holds other arrays than `abstract`, naming the first; either may have no average."""
     if there.fingerprints is None:
         return
-    wanted = {item: {path: fingerprint.kind(leaf) for path, leaf in _leaves(tree).items()} for item, tree in items_of(abstract).items()}
+    wanted = {item: {path: fingerprint.kind(leaf) for path, leaf in leaves_of(tree).items()} for item, tree in items_of(abstract).items()}
     found = {item: {path: value.rpartition(" ")[0] for path, value in leaves.items()} for item, leaves in there.fingerprints.items()}
     for item in sorted(wanted.keys() | found.keys()):
         if item == "average" and (item not in wanted or item not in found):
@@ -174,9 +179,9 @@ def load_parameters(folder, abstract: dict, item: str = "parameters") -> dict:
     what was saved.
     """
     folder = complete(folder)
-    there, metadata = facts(folder), _leaves(_metadata(folder, item))
+    there, metadata = facts(folder), leaves_of(_metadata(folder, item))
     found = {path: leaf.shape for path, leaf in metadata.items()}
-    wanted = {path: leaf.shape for path, leaf in _leaves(abstract).items()}
+    wanted = {path: leaf.shape for path, leaf in leaves_of(abstract).items()}
     for path in sorted(found.keys() | wanted.keys()):
         if found.get(path) != wanted.get(path):
             raise CheckpointError(
@@ -197,7 +202,7 @@ def leaf_reader(folder, item: str = "parameters") -> tuple[list[str], Callable[[
     memory; both raise `DamagedError` for a checkpoint that is not what was saved."""
     folder = complete(folder)
     there, metadata = facts(folder), _metadata(folder, item)
-    leaves = _leaves(metadata)
+    leaves = leaves_of(metadata)
     paths = sorted(leaves, key=lambda path: -math.prod(leaves[path].shape))  # while the sum of the others is still small
     reader = _reader(folder)
 
@@ -205,7 +210,7 @@ def leaf_reader(folder, item: str = "parameters") -> tuple[list[str], Callable[[
         one = jax.tree_util.tree_map_with_path(lambda keys, leaf: 0 if path_of(keys) == path else ocp.PLACEHOLDER, metadata)
         only = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), one)
         with _reading(folder, item):
-            array = _leaves(reader.restore(folder / item, args=ocp.args.PyTreeRestore(one, restore_args=only)))[path]
+            array = leaves_of(reader.restore(folder / item, args=ocp.args.PyTreeRestore(one, restore_args=only)))[path]
         if there.fingerprints is not None:
             one_of = dataclasses.replace(there, fingerprints={item: {path: there.fingerprints.get(item, {}).get(path)}})
             verify(folder, one_of, {item: {path: array}})
@@ -305,5 +310,6 @@ def short(error: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _leaves(tree) -> dict:
+def leaves_of(tree) -> dict:
+    """Leaf path such as `layers/query_NDHC` -> leaf."""
     return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}

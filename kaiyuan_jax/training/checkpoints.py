@@ -13,6 +13,7 @@ when the newer ones are complete. What was moved aside goes when no checkpoint o
 """
 
 import contextlib
+import secrets
 import shutil
 import sys
 import time
@@ -24,6 +25,7 @@ from kaiyuan_jax import config, storage
 from kaiyuan_jax.sharding import processes
 from kaiyuan_jax.training import checkpoint, fingerprint, orbax_s3
 from kaiyuan_jax.training.checkpoint import CheckpointError, DamagedError
+from kaiyuan_jax.training.local_copies import LocalCopies
 from kaiyuan_jax.training.saved import COMPLETE, steps
 from kaiyuan_jax.training.state import TrainState
 
@@ -48,9 +50,11 @@ class Checkpoints:
         self.settings, self.keep = settings, max(settings.keep, keep)
         self.patience = patience
         self._failure: Exception | None = None
+        self._step = 0  # of the newest write
         storage.make_folder(self.folder)
         if processes.index() == 0:
             checkpoint.remove_leftovers(self.folder)
+        self._local = LocalCopies(settings.local, self._run(), processes.index()) if settings.local else None
         self._writer = ocp.AsyncCheckpointer(orbax_s3.handler(self.folder), atomicity_options=orbax_s3.atomicity(self.folder))
 
     def steps(self) -> list[int]:
@@ -89,18 +93,27 @@ class Checkpoints:
             pause = min(2 * pause, 60.0)
 
     def newest(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-        """The newest checkpoint that is what was saved, as (state, progress), or None; the same step on every process.
+        """The newest checkpoint or local copy that is what was saved, as (state, progress), or None; the same step on every process.
 
         `abstract` holds ShapeDtypeStructs with the shardings wanted now, of any mesh; the state's average is {} where none was saved.
         Damaged ones are named on stderr and moved aside. Raises `CheckpointError` for one of another model, and where files cannot be read
         now although they may be good.
         """
-        while step := processes.agree((self.steps() or [0])[-1]):
+        while True:
+            step = processes.agree((self.steps() or [0])[-1])
+            held = processes.gather_values(self._local.usable(abstract) if self._local else [])
+            copy = max(set.intersection(*map(set, held)), default=0)
+            if not max(step, copy):
+                return None
             try:
-                return self.restore(step, abstract)
+                return self._restore_copy(copy, abstract) if copy >= step else self.restore(step, abstract)
             except DamagedError as error:
-                self._set_aside(step, str(error))
-        return None
+                if copy >= step:
+                    _say(f"{error}; removed, going on from what was saved before")
+                    self._local.discard(copy, copy)
+                    processes.barrier()
+                else:
+                    self._set_aside(step, str(error))
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """(state, progress) of one checkpoint, verified; every process raises the same when one of them cannot read its part."""
@@ -112,12 +125,27 @@ class Checkpoints:
             _say(f"{folder}: was saved without fingerprints and cannot be verified; taken as it is")
         return checkpoint.state_of(items), there.progress
 
+    def save_local(self, step: int, state: TrainState, progress: dict) -> None:
+        """Starts writing a copy to the host's own disk or memory (training/local_copies.py); one that fails is said, and no more."""
+        prints = _fingerprints(state)
+        if self._local.problem:
+            _say(self._local.problem)
+        self._local.save(step, state, progress, prints)
+
     def discard(self, step: int) -> None:
-        """Deletes a checkpoint; for one that is found to belong to another course of the run."""
+        """Deletes what was saved of a step, and local copies since; for what is found to belong to another course of the run."""
         self._finish()
-        if processes.index() == 0:
+        if self._local:
+            self._local.discard(step)
+        if processes.index() == 0 and step in self.steps():
             checkpoint.delete(self.folder / str(step))
         processes.barrier()
+
+    def _restore_copy(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+        there, items = _together(lambda: self._local.read(step, abstract))
+        checkpoint.verify(self._local.folder / str(step), there, items)
+        _say(f"step {step} is restored from the copies in {self._local.folder}")
+        return checkpoint.state_of(items), processes.agree(there.progress)  # clocks differ
 
     def wait(self) -> None:
         """Blocks until the write in flight is complete, and deletes what is no longer kept; raises SaveError when the write failed."""
@@ -127,17 +155,27 @@ class Checkpoints:
     def close(self) -> None:
         """Lets the write in flight end, without a word to the other processes: this one may be here alone, for an error of its own."""
         try:
+            if self._local:  # needed no more where a checkpoint is newer
+                self._local.wait()
             self._writer.close()
+            if self._local:
+                self._local.discard(0, (self.steps() or [0])[-1])
         except Exception as error:
             _say(f"{self.folder}: the newest checkpoint could not be written ({checkpoint.short(error)})")
 
+    def _run(self) -> str:
+        """A name of this run folder that no other has, the same on all processes."""
+        file = self.folder / ".run"
+        if processes.index() == 0 and not file.exists():
+            storage.replace(file, secrets.token_hex(8))
+        return processes.agree(file.read_text() if processes.index() == 0 else "")
+
     def _start(self, step: int, state: TrainState, progress: dict) -> str:
         """Starts a write; returns why it could not begin, the same on all processes, or ""."""
-        items = checkpoint.items_of(state)
-        content = checkpoint.sealed(progress, {item: fingerprint.of(tree) for item, tree in items.items()})
+        content = checkpoint.sealed(progress, _fingerprints(state))
         if why := processes.agree(self._no_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))):
             return self._said(step, why)
-        trees = {item: ocp.args.PyTreeSave(tree) for item, tree in items.items()}
+        trees = {item: ocp.args.PyTreeSave(tree) for item, tree in checkpoint.items_of(state).items()}
         why = ""
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(**trees, progress=ocp.args.JsonSave(content)))
@@ -197,6 +235,10 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # a full disk must not stop the start
                 storage.replace(aside / "damaged.txt", f"{reason}\n")
         processes.barrier()
+
+
+def _fingerprints(state: TrainState) -> dict:
+    return {item: fingerprint.of(tree) for item, tree in checkpoint.items_of(state).items()}
 
 
 def _facts(folder, abstract: TrainState) -> checkpoint.Facts:

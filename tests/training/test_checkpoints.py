@@ -7,35 +7,16 @@ import pathlib
 import random
 import shutil
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from kaiyuan_jax import config
 from kaiyuan_jax.training import checkpoint, state
 from kaiyuan_jax.training.checkpoints import Checkpoints, SaveError
 from kaiyuan_jax.training.saved import COMPLETE, steps
+from tests.training.saved_states import DAMAGES, abstract_of, same, some_state
 
 SETTINGS = config.Checkpoint(every=10, keep=3)
-
-
-def some_state(seed: int, rows: int = 64) -> state.TrainState:
-    random_ = np.random.default_rng(seed)
-    params = {"layers": {"query": jnp.asarray(random_.normal(size=(rows, 32)), jnp.float32)}, "gain": jnp.ones((3,), jnp.bfloat16) * seed}
-    return state.TrainState(
-        step=jnp.int32(seed), params=params, opt_state=(jnp.int32(seed), {"mu": jax.tree.map(lambda leaf: 2 * leaf, params)}),
-        key=jnp.asarray([seed, 7], jnp.uint32), average={},
-    )  # fmt: skip
-
-
-def abstract_of(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
-
-
-def same(one, other):
-    leaves = [jax.tree.leaves(jax.device_get(tree)) for tree in (one, other)]
-    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(*leaves, strict=True))
 
 
 def save_all(folder, steps, **fields):
@@ -52,19 +33,6 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     save_all(folder, (10, 20)).close()
     return folder
-
-
-def truncate(path, dice):
-    os.truncate(path, dice.randrange(path.stat().st_size))
-
-
-def flip(path, dice):
-    content = bytearray(path.read_bytes())
-    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-    path.write_bytes(content)
-
-
-DAMAGES = {"truncated": truncate, "flipped": flip, "deleted": lambda path, dice: path.unlink()}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
