@@ -126,7 +126,7 @@ class Documents:
     def _readable(self):
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0][:200]
             raise StoreError(f"{self.path}: cannot be read ({reason}); copy the store again or prepare it again") from None
 
@@ -366,7 +366,7 @@ def _check_documents(store: Store) -> None:
             raise StoreError(f"{folder}: documents.parquet holds {found.num_rows:,} documents and {size:,} bytes in a file of {stored:,}; "
                              f"a decompression bomb? {again}")  # fmt: skip
         _ = table.offset, table.length, table.quality
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{folder}: documents.parquet cannot be read ({str(error).splitlines()[0][:200]}); {again}") from None
     if not np.isfinite(table.quality).all():
         at = int(np.flatnonzero(~np.isfinite(table.quality))[0])

@@ -36,7 +36,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiyuan_jax import storage
+from kaiyuan_jax import json_text, storage
+from kaiyuan_jax.config import has_type
 from kaiyuan_jax.models.headroom import headroom
 
 
@@ -196,15 +197,25 @@ def copy(source: Path, target: Path, step: int) -> None:
 
 
 def read(path: str | Path) -> list[dict]:
-    """Every line of a metrics.jsonl, local or remote."""
-    return [json.loads(line) for line in storage.path(path).read_bytes().splitlines()]
+    """Every line of a metrics.jsonl, local or remote, but those that a broken disk or an editor has spoiled."""
+    return [line for text in storage.path(path).read_bytes().splitlines() if (line := _line(text))]
+
+
+def _line(text: bytes) -> dict | None:
+    """The values of a line, with a step among them; None where it is no such line."""
+    try:
+        line = json_text.parse(text)
+    except json_text.JSONError:
+        return None
+    return line if isinstance(line, dict) and has_type(line.get("step"), int) else None
 
 
 def _until(step: int, lines: Iterable[bytes]) -> int:
-    """Bytes of the complete lines up to a step."""
+    """Bytes of the complete lines up to a step; a line that cannot be read ends them, as one cut short does."""
     kept = 0
-    for line in lines:
-        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+    for text in lines:
+        line = _line(text)
+        if not text.endswith(b"\n") or line is None or line["step"] > step:
             break
-        kept += len(line)
+        kept += len(text)
     return kept

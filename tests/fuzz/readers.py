@@ -212,6 +212,66 @@ def _contamination(folder: Path) -> bytes:
     return _written(lambda path: contamination.save(path, made), ".npz")(folder)
 
 
+# Run folders
+
+
+def _checkpoint(folder: Path) -> Path:
+    from kaiyuan_jax.training import checkpoint
+
+    target = folder / "checkpoint"
+    if not target.exists():
+        checkpoint.save_parameters(target, {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b/c": np.ones(4, np.float32)}, {"step": 5})
+    return target
+
+
+def _values(folder: Path) -> Path:
+    """The file of a checkpoint that holds its arrays."""
+    found = (path for path in (_checkpoint(folder) / "parameters").rglob("*") if path.is_file() and "d" in path.parts[-2])
+    return max(found, key=lambda path: path.stat().st_size)
+
+
+def _of_checkpoint(where: Callable[[Path], Path]):
+    return lambda folder: where(folder).read_bytes()
+
+
+def _progress(folder: Path) -> Path:
+    return _checkpoint(folder) / "progress" / "metadata"
+
+
+def _read_checkpoint(where: Callable[[Path], Path]):
+    def read(folder, content):
+        from kaiyuan_jax.training import checkpoint
+
+        path = where(folder)
+        good = path.read_bytes()
+        try:
+            path.write_bytes(content)
+            facts = checkpoint.progress(_checkpoint(folder))
+            names, leaf = checkpoint.leaf_reader(_checkpoint(folder))
+            return facts, [leaf(name) for name in names]
+        finally:
+            path.write_bytes(good)
+
+    return read
+
+
+def _divergences(folder, content):
+    from kaiyuan_jax.training import divergence
+
+    return divergence.read(_put(folder, f"run/{divergence.FILE}", content).parent)
+
+
+def _training_metrics(folder, content):
+    from kaiyuan_jax.training import metrics
+
+    path = _put(folder, "run/metrics.jsonl", content)
+    metrics.truncate(path, 7)
+    return metrics.read(path)
+
+
+DIVERGENCES = [{"step": 9, "why": "loss is not finite", "objective": None, "gradient_norm": 1.0, "left_out": [9, 9]}]
+
+
 def _json(value) -> Callable[[Path], bytes]:
     return lambda folder: json.dumps(value).encode()
 
@@ -235,6 +295,10 @@ READERS = (
     Reader("curve.csv", lambda folder: CSV.encode(), _curve(".csv")),
     Reader("curve.parquet", _parquet, _curve(".parquet")),
     Reader("metrics.jsonl", lambda folder: METRICS.encode(), lambda folder, content: load.metrics(_put(folder, "metrics.jsonl", content))),
+    Reader("metrics.jsonl to resume from", lambda folder: METRICS.encode(), _training_metrics),
+    Reader("divergences.json", _json(DIVERGENCES), _divergences, is_json=True),
+    Reader("checkpoint progress", _of_checkpoint(_progress), _read_checkpoint(_progress), is_json=True, files=25),
+    Reader("checkpoint values", _of_checkpoint(_values), _read_checkpoint(_values), files=25),
     Reader("safetensors", _tensors, _safetensors),
     Reader("safetensors index", _json({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}), _index, is_json=True),
     Reader("Hugging Face config.json", _json(HF), _hf_config, is_json=True),

@@ -246,7 +246,7 @@ def _parquet(content: bytes, path: Path, wanted) -> dict[str, Sequence]:
         if rows > ROWS_A_BYTE * len(content):
             raise UserError(f"{path}: says {rows:,} rows in {len(content):,} bytes; a decompression bomb? give the curve as a CSV")
         table = held.read(columns=[name for name in names if name in wanted])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names of columns
         said = str(error).splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read ({said}); must be a Parquet file with columns step, lr, loss") from None
     return {name: table[name].to_pylist() if name in wanted else () for name in names}
