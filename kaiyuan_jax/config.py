@@ -216,7 +216,7 @@ class Health:
     timeout: float = 1800.0  # seconds without a step, save or evaluation after which stacks are written and the process ends; 0: never
     divergence: str = "stop"  # stop | skip (this update is left out) | back_off (to the last good checkpoint, batches since left out)
     spike: float = 0.0  # a loss above so many times the median of recent steps counts as divergence too; 0: only what is not finite
-    limit: int = 20  # updates left out in a run, after which it stops all the same
+    limit: int = 20  # divergences in a run, after which the next one stops it all the same
 
 
 @_settings

@@ -70,7 +70,7 @@ def _train(experiment: config.Experiment) -> None:
         print(f"warning: {line}", file=sys.stderr)
     try:
         loop.train(experiment, page=page)
-    except failure.NonFiniteError as error:
+    except failure.DivergedError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)

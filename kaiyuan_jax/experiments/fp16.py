@@ -90,7 +90,7 @@ class Run:
     @property
     def stopped(self) -> Path | None:
         """What the run wrote when no loss scale helped, or None."""
-        return next(iter(sorted(self.folder.glob("nonfinite_*.json"))), None)
+        return next(iter(sorted(self.folder.glob("diverged_*.json"))), None)
 
     @property
     def done(self) -> bool:
@@ -148,7 +148,7 @@ def train(run: Run) -> str:
         return "done before"
     try:
         result = loop.train(run.experiment(), devices=jax.devices()[:1])
-    except failure.NonFiniteError as error:
+    except failure.DivergedError as error:
         return str(error).splitlines()[0]
     if not result.finished:
         raise c.UserError(f"{run.folder}: stopped at step {result.step} of {result.steps}; the same command goes on from there")

@@ -22,7 +22,7 @@ from kaiyuan_jax import config, storage
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.schedules import build as schedules
-from kaiyuan_jax.training import metrics, resume, saved
+from kaiyuan_jax.training import divergence, metrics, resume, saved
 
 FREE = (*resume.FREE, r"schedule\..*")
 
@@ -108,6 +108,7 @@ def begin(folder: Path, parent: Parent, every: int, keep: int, data_order: dict)
     resume.check_order(parent.folder, order, data_order, "branch off a run over the same stores, or leave config.branch empty")
     if (parent.folder / "metrics.jsonl").exists():
         metrics.copy(parent.folder / "metrics.jsonl", folder / "metrics.jsonl", parent.step)
+    divergence.write(folder, [one for one in divergence.read(parent.folder) if one.step <= parent.step])
     # Ascending, so that whatever a kill leaves here is a run that stands at an earlier of these steps.
     for step in parent.taken_over(every)[-keep:]:
         source, target = parent.folder / "checkpoints" / str(step), folder / "checkpoints" / str(step)

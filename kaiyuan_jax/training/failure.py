@@ -1,51 +1,53 @@
-"""What a run says when its numbers stop being finite: the step, the documents of that batch, and where to go on from."""
+"""What a run says of a step that diverged: its numbers, the documents of that batch, and where to go on from."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
+from kaiyuan_jax import storage
 from kaiyuan_jax.data import provenance
 from kaiyuan_jax.training import checkpoint, metrics
-from kaiyuan_jax.training.resume import write_text
 
 _SHOWN = 12  # documents in the message; all of them are in the file
 
 
-class NonFiniteError(RuntimeError):
-    """Loss, gradient or weights are not finite; the state of that step was not saved."""
+class DivergedError(RuntimeError):
+    """The run diverged and its config says to stop; the state of that step was not saved."""
 
 
-def non_finite(done: int, measured: dict, plan, stores, folder: Path) -> NonFiniteError:
-    """The error for update `done`, after writing every document of its batch to `nonfinite_<step>.json` in the run folder."""
-    found = documents(plan, stores, done - 1, measured["loss_B"])
-    file = folder / f"nonfinite_{done}.json"
+def write_documents(done: int, measured: dict, plan, stores, folder: Path) -> Path:
+    """Puts the numbers of update `done` and every document of its batch, highest loss first, into `diverged_<step>.json` in the folder."""
     facts = {"step": done, "objective": repr(float(measured["objective"])), "gradient_norm": repr(float(measured["gradient_norm"]))}
     scaling, largest = measured["loss_scale"], metrics.Largest()
     if scaling:
         facts |= {name: value.item() for name, value in scaling._asdict().items()}
     largest.add(measured["statistics"])
-    facts["largest_by_layer"] = largest.rounded()
-    write_text(file, json.dumps({**facts, "documents": found}, indent=1, ensure_ascii=False) + "\n")
-    good = checkpoint.steps(folder / "checkpoints")
+    facts |= {"largest_by_layer": largest.rounded(), "documents": documents(plan, stores, done - 1, measured["loss_B"])}
+    file = folder / f"diverged_{done}.json"
+    storage.replace(file, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return file
+
+
+def diverged(done: int, why: str, before: int, measured: dict, plan, stores, folder: Path) -> DivergedError:
+    """The error for update `done`; why: divergence.reason; before: divergences that the run went on from."""
+    found = documents(plan, stores, done - 1, measured["loss_B"])
+    scaling, good = measured["loss_scale"], checkpoint.steps(folder / "checkpoints")
     lines = [
-        f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: {_what(measured)} not finite; "
-        "stopped, this update is thrown away",
+        f"step {done}: loss {measured['loss_B'].mean():.6g}, gradient norm {measured['gradient_norm']:.6g}: {why}; stopped, this update is "
+        "thrown away",
+        *([f"{before} divergences before it were left out, as many as config.health.limit allows or fewer"] if before else []),
         *([_of_scale(scaling, measured)] if scaling else []),
-        f"documents of its batch, highest loss first ({len(found)}, all in {file}):",
+        f"documents of its batch, highest loss first ({len(found)}, all in {folder / f'diverged_{done}.json'}):",
         *(
             f"  row {d['row']:<5d} loss {d['row_loss']:<9} {d['source']}  {d['document']}  score {d['score']:.4g}  pass {d['pass']}"
             for d in found[:_SHOWN]
         ),
         f"last good checkpoint: {folder / 'checkpoints' / str(good[-1])}" if good else "no checkpoint was saved before it",
-        "the same command would meet the same batch; lower config.schedule.peak or lengthen the warm-up, in a new --config.output",
+        "the same command would meet the same batch; set config.health.divergence to skip or back_off, or lower config.schedule.peak or "
+        "lengthen the warm-up in a new --config.output",
     ]
-    return NonFiniteError("\n".join(lines))
-
-
-def _what(measured: dict) -> str:
-    """A step whose loss and gradient are finite is here for its weights, which were looked at before they were saved."""
-    return "new weights are" if measured["finite"] else "loss or gradient is"
+    return DivergedError("\n".join(lines))
 
 
 def _of_scale(scaling, measured: dict) -> str:

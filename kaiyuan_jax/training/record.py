@@ -13,7 +13,7 @@ from tqdm import tqdm
 from kaiyuan_jax.data import order
 from kaiyuan_jax.models import flops
 from kaiyuan_jax.sharding import chips
-from kaiyuan_jax.training import failure, metrics, state, step
+from kaiyuan_jax.training import divergence, failure, metrics, state, step
 from kaiyuan_jax.training.checkpoints import Checkpoints
 from kaiyuan_jax.training.job import Job, say
 
@@ -21,11 +21,13 @@ from kaiyuan_jax.training.job import Job, say
 class Record:
     """What one session of a run has measured, from the step it begins at."""
 
-    def __init__(self, job: Job, checkpoints: Checkpoints, begin: int, progress: dict):
+    def __init__(self, job: Job, checkpoints: Checkpoints, begin: int, progress: dict, known: list[divergence.Divergence]):
+        """known: the divergences of the run so far."""
         experiment, plan = job.experiment, job.plan
         self.job, self.checkpoints = job, checkpoints
         self.flag = 0  # of training/preemption.py, the largest of all processes at the last step that was read
         self._pending = None  # (step, metrics on the devices) not yet read
+        self.divergences = divergence.Divergences(experiment.health, known, progress.get("recent"))
         self._seen = metrics.Seen(plan.sources, progress.get("seen"))
         self._largest = metrics.Largest(progress.get("largest"))
         self._clock = metrics.Clock(progress.get("seconds", 0.0))
@@ -47,20 +49,43 @@ class Record:
             return
         (done, measured), self._pending = self._pending, None
         self._measured = measured = jax.device_get(measured)
-        if not measured["finite"]:
-            self._fail(done)
         rows = order.batch(self.job.plan, done - 1)
-        if not measured["skipped"]:
+        if self.divergences.leaves_out(done):
+            self._say_left_out(done)
+        elif not measured["finite"] or measured["above"]:
+            self._diverged(done, weights=False)
+        elif not measured["skipped"]:
             self._seen.add(rows, measured["loss_B"])
+            self.divergences.count(done, float(measured["objective"]))
         self._largest.add(measured["statistics"])
         self.bar.update()
         self.flag = int(measured["said"][:, step.FLAG].max())
         if done % self.job.experiment.logging.every == 0 or done == self.job.plan.steps:
             self._line(done, measured, self.job.plan.phases[int(rows.phase[-1])].name)
 
-    def _fail(self, done: int) -> None:
+    def _diverged(self, done: int, weights: bool) -> None:
+        """Does what the config says of a divergence. Raises failure.DivergedError or divergence.BackOff, or goes on."""
+        about = self._measured, self.job.plan, self.job.stores, self.job.folder
+        before, why = len(self.divergences.found), divergence.reason(self._measured, weights)
+        if self._main:
+            failure.write_documents(done, *about)
+        found = self.divergences.add(done, self._measured, self.job.experiment.checkpoint.every, weights)
         self.checkpoints.wait()  # so that the last good checkpoint is on disk, and named
-        raise failure.non_finite(done, self._measured, self.job.plan, self.job.stores, self.job.folder)
+        if found is None:
+            raise failure.diverged(done, why, before, *about)
+        if self._main:
+            divergence.write(self.job.folder, self.divergences.found)
+        first, last = found.left_out
+        batches = f"batch {last}" if first == last else f"batches {first} to {last}"
+        self.bar.clear()
+        say(f"step {done}: {why}; {batches} left out, see {self.job.folder / f'diverged_{done}.json'}")
+        if weights or self.job.experiment.health.divergence == "back_off":
+            raise divergence.BackOff
+        self._say_left_out(done)
+
+    def _say_left_out(self, done: int) -> None:
+        if found := self.divergences.at(done):
+            self._write(done, {"diverged": found.why, "left_out": list(found.left_out), "documents": f"diverged_{done}.json"})
 
     def _line(self, done: int, measured: dict, phase: str) -> None:
         seen, seconds = self._seen.take(), self._clock.lap()
@@ -69,7 +94,7 @@ class Record:
         line = {
             **({"loss": seen.pop("loss")} if seen else {}),
             "learning_rate": float(self.job.schedule(done - 1)),
-            "gradient_norm": None if measured["skipped"] else float(measured["gradient_norm"]),
+            "gradient_norm": float(measured["gradient_norm"]) if np.isfinite(measured["gradient_norm"]) else None,
             "tokens_per_second": speed,
             **({"mfu": speed * self._flops_share} if self._flops_share else {}),
             "position": self.job.plan.skipped + done * self.job.plan.batch_size,
@@ -91,9 +116,9 @@ class Record:
             self._log.write(done, line)
 
     def check(self, done: int, now: state.TrainState) -> None:
-        """Stops the run where weights after step `done` are not finite, so that none such is evaluated or saved."""
+        """Looks at the weights after step `done`, so that none that are not finite are evaluated or saved."""
         if not state.finite((now.params, now.average)):
-            self._fail(done)
+            self._diverged(done, weights=True)
 
     def heldout(self, done: int, params) -> None:
         """Writes the held-out losses after update `done`."""
@@ -113,6 +138,8 @@ class Record:
                 "seconds": self._clock.seconds,
                 "seen": self._seen.state(),
                 "largest": self._largest.state(),
+                "recent": self.divergences.recent(),
+                "left_out": self.divergences.left_out(done),
                 "order": self.job.order,
             }
             self.checkpoints.save(done, now, progress)

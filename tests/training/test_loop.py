@@ -125,11 +125,11 @@ def test_order_that_differs_is_named(tiny):
 @pytest.mark.parametrize("every", [20, 1])
 def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, every, parameters):
     experiment = tiny(schedule__peak=1e30, schedule__warmup=30, checkpoint__every=every, optimizer__clip_norm=0.0)
-    with pytest.raises(failure.NonFiniteError) as error:
+    with pytest.raises(failure.DivergedError) as error:
         train(experiment)
     message = str(error.value)
     step = int(message.split()[1].rstrip(":"))
-    found = json.loads(open(f"{experiment.folder}/nonfinite_{step}.json").read())["documents"]
+    found = json.loads(open(f"{experiment.folder}/diverged_{step}.json").read())["documents"]
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
     rows, opened = order.batch(plan, step - 1), loader.open_stores(experiment.data)
     assert {entry["row"] for entry in found} == set(range(plan.batch_size))
@@ -151,7 +151,7 @@ def test_an_explosion_stops_with_step_documents_and_last_good_checkpoint(tiny, e
 def test_weights_that_overflow_under_a_finite_gradient_are_never_saved(tiny):
     # a rate times a decay of 1e40: the first update has a finite loss and gradient, and weights beyond float32
     experiment = tiny(schedule__peak=1e20, schedule__warmup=0, optimizer__weight_decay=1e20, checkpoint__every=1)
-    with pytest.raises(failure.NonFiniteError, match="^step 1: loss [0-9.]+, gradient norm [0-9.]+: new weights are not finite") as error:
+    with pytest.raises(failure.DivergedError, match="^step 1: loss [0-9.]+, gradient norm [0-9.]+: weights not finite") as error:
         train(experiment)
     assert "no checkpoint was saved before it" in str(error.value)
     assert not checkpoint.steps(f"{experiment.folder}/checkpoints")

@@ -60,11 +60,11 @@ def test_a_float16_run_learns_skips_and_resumes_to_the_same_bits(scaled, lines, 
 
 def test_an_overflow_that_no_scale_cures_stops_the_run_with_what_was_found(scaled):
     experiment = scaled(schedule__peak=1e4, schedule__warmup=3)
-    with pytest.raises(failure.NonFiniteError) as error:
+    with pytest.raises(failure.DivergedError) as error:
         train(experiment)
     message = str(error.value)
     step = int(message.split()[1].rstrip(":"))
-    facts = json.loads(open(f"{experiment.folder}/nonfinite_{step}.json").read())
+    facts = json.loads(open(f"{experiment.folder}/diverged_{step}.json").read())
     assert facts["scale"] == 0.5 and facts["skipped"] >= 41 and 0 < facts["nonfinite_loss"] < facts["skipped"]  # from 2^40 to 1, once more
     assert None in [value for by_layer in facts["largest_by_layer"].values() for value in by_layer]
     assert f"{facts['skipped']} steps skipped in the run, {facts['nonfinite_loss']} of them with a loss not finite" in message
