@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

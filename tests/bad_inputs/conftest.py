@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bad_inputs.cases import Case, tree_of
+from tests.bad_inputs.cases import ROOT, Case, tree_of
 
-ROOT = Path(__file__).parents[2]
 VOCABULARY = 280
 
 

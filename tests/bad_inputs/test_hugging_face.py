@@ -50,27 +50,69 @@ CASES = [
     Case("an output that exists", "--checkpoint=hf --output=runs/trained", ("--output=runs/trained: must not exist",)),
     Case("no config", IMPORT, ("hf: found no config.json",), remove("hf/config.json")),
     Case("a config that is not JSON", IMPORT, ("hf/config.json: cannot be read",), cut("hf/config.json", 0.3)),
-    Case("a config nested too deep", IMPORT, ("hf/config.json: cannot be read (brackets more than",), replace("hf/config.json", "[" * 99999)),
+    Case(
+        "a config nested too deep", IMPORT, ("hf/config.json: cannot be read (brackets more than",), replace("hf/config.json", "[" * 99999)
+    ),
     Case("a config that is a list", IMPORT, ("found list, must be a JSON object",), replace("hf/config.json", "[]")),
-    Case("a config with a list for its type", IMPORT, ("model_type = ['llama'], must be str",), edit("hf/config.json", model_type=["llama"])),
-    Case("a model of a billion layers", IMPORT, ("not a model that our decoder computes", "num_hidden_layers = 1000000000"), edit("hf/config.json", num_hidden_layers=10**9), lines=2),
-    Case("a model with another activation", IMPORT, ("not a model", "hidden_activation = 'gelu'"), edit("hf/config.json", hidden_activation="gelu"), lines=2),
+    Case(
+        "a config with a list for its type", IMPORT, ("model_type = ['llama'], must be str",), edit("hf/config.json", model_type=["llama"])
+    ),
+    Case(
+        "a model of a billion layers",
+        IMPORT,
+        ("not a model that our decoder computes", "num_hidden_layers = 1000000000"),
+        edit("hf/config.json", num_hidden_layers=10**9),
+        lines=2,
+    ),
+    Case(
+        "a model with another activation",
+        IMPORT,
+        ("not a model", "hidden_activation = 'gelu'"),
+        edit("hf/config.json", hidden_activation="gelu"),
+        lines=2,
+    ),
     Case("a window of words", IMPORT, ("sliding_window = 'wide', must be int",), edit("hf/config.json", sliding_window="wide")),
     Case("no tensors", IMPORT, ("hf: found no model.safetensors",), remove(TENSORS)),
     Case("a pickled checkpoint", IMPORT, ("pytorch_model.bin, a pickled checkpoint, which can run any code",), pickled),
     Case("tensors cut short", IMPORT, ("model.safetensors", "cut short or damaged"), cut(TENSORS, 0.7)),
     Case("an empty file of tensors", IMPORT, ("not a safetensors file (a header of 0 bytes in a file of 0)",), replace(TENSORS, b"")),
-    Case("a header longer than the file", IMPORT, ("not a safetensors file (a header of 18,446,744,073,709,551,615",), replace(TENSORS, b"\xff" * 64)),
+    Case(
+        "a header longer than the file",
+        IMPORT,
+        ("not a safetensors file (a header of 18,446,744,073,709,551,615",),
+        replace(TENSORS, b"\xff" * 64),
+    ),
     Case("a header that is not JSON", IMPORT, ("header of a safetensors file cannot be read",), header(lambda tree: b"{]")),
-    Case("a header nested too deep", IMPORT, ("header of a safetensors file cannot be read (brackets more",), header(lambda tree: b"[" * 50000)),
+    Case(
+        "a header nested too deep",
+        IMPORT,
+        ("header of a safetensors file cannot be read (brackets more",),
+        header(lambda tree: b"[" * 50000),
+    ),
     Case("a tensor that reaches beyond", IMPORT, ("is said to lie at bytes",), tensor(data_offsets=[0, 10**15])),
     Case("a tensor of a petabyte", IMPORT, ("must be 4,000,000,000,000,000 bytes",), tensor(shape=[10**15])),
     Case("a tensor of negative size", IMPORT, ("entry of tensor",), tensor(shape=[-1, -8])),
     Case("a tensor of a dtype unknown", IMPORT, ("has dtype F64, must be one of",), tensor(dtype="F64")),
     Case("a tensor of another shape", IMPORT, ("must be",), tensor(shape=[1, 1])),
-    Case("a tensor under another name", IMPORT, ("no table of names accounts for this checkpoint",), header(lambda tree: {("odd" if name == next(reversed(tree)) else name): entry for name, entry in tree.items()}), lines=3),
-    Case("an index that leaves the folder", IMPORT, ("names the file '../../etc/passwd', must be a plain name",), index({"weight_map": {"a": "../../etc/passwd"}})),
-    Case("an index that names a pickle", IMPORT, ("names the file 'a.bin', must be a plain name that ends in .safetensors",), index({"weight_map": {"a": "a.bin"}})),
+    Case(
+        "a tensor under another name",
+        IMPORT,
+        ("no table of names accounts for this checkpoint",),
+        header(lambda tree: {("odd" if name == next(reversed(tree)) else name): entry for name, entry in tree.items()}),
+        lines=3,
+    ),
+    Case(
+        "an index that leaves the folder",
+        IMPORT,
+        ("names the file '../../etc/passwd', must be a plain name",),
+        index({"weight_map": {"a": "../../etc/passwd"}}),
+    ),
+    Case(
+        "an index that names a pickle",
+        IMPORT,
+        ("names the file 'a.bin', must be a plain name that ends in .safetensors",),
+        index({"weight_map": {"a": "a.bin"}}),
+    ),
     Case("an index of missing shards", IMPORT, ("1 of 1 shards missing: b.safetensors",), index({"weight_map": {"a": "b.safetensors"}})),
     Case("an index that does not agree", IMPORT, ("does not agree with the shards",), index({"weight_map": {"a": "a.safetensors"}})),
     Case("an index without a map", IMPORT, ("no weight_map of names and files",), index({"metadata": {}})),
@@ -81,7 +123,7 @@ CASES = [
     Case("an export over a folder", "--model=runs/trained --output=hf", ("--output=hf: exists",), tool="export_hf"),
     Case("an export to nowhere", "--model=runs/trained --output=none/hf", ("none is no folder",), tool="export_hf"),
     Case("an export of a form that does not fit", "--model=runs/trained --output=new --format=llama", ("llama",), tool="export_hf"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
