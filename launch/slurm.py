@@ -36,6 +36,7 @@ PRINT = flags.DEFINE_bool("print", False, "Print the batch script and the comman
 
 def main(argv):
     experiment = command.experiment(PASSED)
+    command.progress(experiment)  # a plan that cannot be, said before the queue
     if storage.is_remote(experiment.folder) and not SHARED.value:
         raise UserError(
             f"--shared: missing; the run folder {experiment.folder} is remote, so name a folder that all nodes see for the code"

@@ -56,7 +56,7 @@ def run(
     JAX to find them. progress: the newest checkpoint's step; finished: whether the run has its last. Process 0 has this process's own
     output; the lines of the others begin with their number.
     """
-    with _Signals() as signals:
+    with Signals() as signals:
         failures = 0
         while True:
             before = progress()
@@ -87,7 +87,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class _Signals:
+class Signals:
     """Counts the requests to end that arrive while it is entered."""
 
     def __init__(self):
@@ -174,7 +174,7 @@ class _Lines:
             os.write(self.target.fileno(), text)
 
 
-def _attempt(command: list[str], processes: int, devices: int, policy: Policy, signals: _Signals) -> int:
+def _attempt(command: list[str], processes: int, devices: int, policy: Policy, signals: Signals) -> int:
     """One start of all processes; when it returns none of them is left."""
     environment, children = _environment(devices), []
     coordinator = f"127.0.0.1:{free_port()}"
@@ -192,7 +192,7 @@ def _attempt(command: list[str], processes: int, devices: int, policy: Policy, s
                 key.fileobj.close()
 
 
-def _watch(children: list[_Child], selector, policy: Policy, signals: _Signals) -> int:
+def _watch(children: list[_Child], selector, policy: Policy, signals: Signals) -> int:
     """Returns when all have ended or time is up: 0, or the code of the first that ended badly."""
     passed_on, deadline, bad = 0, None, None
     while any(child.code is None for child in children):

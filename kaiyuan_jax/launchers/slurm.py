@@ -60,7 +60,7 @@ def script(job: Job, python: str, code: str, config: str, passed: Sequence[str],
     asked = [f"--{name}={value}" for name, value in header.items() if value is not None]
     asked += ["--requeue", "--open-mode=append", *job.options]
     cpus = f" --cpus-per-task={job.cpus_per_task}" if job.cpus_per_task else ""  # srun no longer takes it from sbatch
-    flags = f"export XLA_FLAGS=--xla_force_host_platform_device_count={job.devices}\n" if job.devices else ""
+    flags = f'export XLA_FLAGS="${{XLA_FLAGS:-}} --xla_force_host_platform_device_count={job.devices}"\n' if job.devices else ""
     sbatch = "\n".join(f"#SBATCH {option}" for option in asked)
     return f"""#!/bin/bash
 {sbatch}
@@ -80,7 +80,7 @@ while true; do
     {train} --coordinator="$address" --processes="$SLURM_NTASKS"
   code=$?
   after=$(newest) && [ $code = 0 ] && exit 0
-  echo "launcher: start $start ended with code $code at step $after" >&2
+  echo "launcher: start $start ended with code $code at step ${{after/ / of }}" >&2
   [ $code = {DIVERGED} ] || [ $code = {MISTAKE} ] && exit $code
   [ "$cancelled" ] && exit {AGAIN}
   [ $code = 0 ] && exec scontrol requeue "$SLURM_JOB_ID"  # saved because time was up

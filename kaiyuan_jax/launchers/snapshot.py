@@ -43,14 +43,21 @@ class Snapshot:
     archive: bytes  # code.tar.gz
     experiment: bytes  # config.json
 
-    def unpack(self, under: Path) -> Path:
-        """Makes `<under>/<name>` with `code/` and `config.json`, on this machine; returns it."""
+    def copy(self, under: Path) -> Path:
+        """Makes `<under>/<name>` with code.tar.gz and config.json, on this machine; returns it."""
         folder = under / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        files.replace(folder / "code.tar.gz", self.archive)
+        files.replace(folder / "config.json", self.experiment)
+        return folder
+
+    def unpack(self, under: Path) -> Path:
+        """The same with `code/` beside them."""
+        folder = self.copy(under)
         if not (folder / "code").is_dir():
             temporary = folder / f".code.{os.getpid()}"
             with tarfile.open(fileobj=io.BytesIO(self.archive)) as archive:
                 archive.extractall(temporary, filter="data")
-            files.replace(folder / "config.json", self.experiment)
             temporary.rename(folder / "code")
         return folder
 
@@ -68,7 +75,7 @@ def take(root: Path, experiment: Experiment, arguments: list[str]) -> Snapshot:
     }
     if (lock := root / "requirements.lock").is_file():
         contents["requirements.lock"] = lock.read_bytes()
-    about = _about(root, arguments) | {"left_out": left_out}
+    about = _about(root, arguments) | {"changed": _changed(root, experiment.folder), "left_out": left_out}
     digest = hashlib.sha256()
     for name, content in [*contents.items(), ("about", json.dumps(about, sort_keys=True).encode())]:
         digest.update(name.encode() + hashlib.sha256(content).digest())
@@ -93,13 +100,24 @@ def _files(root: Path, run: str) -> tuple[list[str], dict[str, str]]:
     kept, left_out = [name for name in tracked if name], {}
     for name in filter(None, _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")):
         path = root / name
-        if not path.is_file() or path.resolve().is_relative_to(Path(run).resolve()):
+        if not path.is_file() or _within(path, run):
             continue
         if reason := _reason(path, root):
             left_out[name] = reason
         else:
             kept.append(name)
     return sorted(kept), left_out
+
+
+def _changed(root: Path, run: str) -> list[str]:
+    """What git says of the working tree, a line a file."""
+    lines = _git(root, "status", "--porcelain", "--no-renames", "--untracked-files=all", "-z").split("\0")
+    return [line for line in lines if line and not _within(root / line[3:], run)]
+
+
+def _within(path: Path, run: str) -> bool:
+    """Whether a file belongs to the run itself."""
+    return not storage.is_remote(run) and path.resolve().is_relative_to(Path(run).resolve())
 
 
 def _reason(path: Path, root: Path) -> str:
@@ -152,7 +170,6 @@ def _about(root: Path, arguments: list[str]) -> dict:
     return {
         "commit": _git(root, "rev-parse", "HEAD").strip() or "not a git repository",
         "branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD").strip(),
-        "changed": _git(root, "status", "--porcelain", "--untracked-files=all").splitlines(),
         "arguments": [secrets.redact(argument) for argument in arguments],
         "environment": {name: secrets.redact(value) for name, value in sorted(os.environ.items()) if _ENVIRONMENT.fullmatch(name)},
         "python": platform.python_version(),
