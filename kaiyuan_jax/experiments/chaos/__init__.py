@@ -1,0 +1,1 @@
+"""Hurts runs at random and looks for what was lost: see campaign.py."""
