@@ -205,6 +205,7 @@ def _system_of(scheme: str):
     package = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise StorageError(f"{scheme}:// needs the package {package}: pip install 'kaiyuan_jax[{_EXTRAS[scheme]}]', or use a local folder")
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for a bucket's kind, which takes a permission of its own
     import fsspec
 
     for protocol in ("s3", "gs", "gcs"):  # also for the instances that Orbax gets through etils, which says nothing of listings
