@@ -62,7 +62,7 @@ lint: setup
 # Solves requirements.txt anew and writes down what came out.
 lock:
 	"$(PYTHON)" -m venv build/lock
-	build/lock/bin/python -m pip install --quiet '.[engine,ray,tests]' 'ruff>=0.12' 'setuptools>=77'
+	build/lock/bin/python -m pip install --quiet '.[engine,ray,s3,gcs,tests]' 'ruff>=0.12' 'setuptools>=77'
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude kaiyuan_jax > requirements.lock
 	rm -rf build/lock
 
