@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.12 "$$HOME/.pyenv/versions/3.12.1/bin/python"
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 
-.PHONY: setup quickstart test targets test-kernels parity lint lock clean
+.PHONY: setup quickstart test targets test-kernels parity fuzz lint lock clean
 
 setup: .venv/ready
 
@@ -54,6 +54,17 @@ build/parity/ready: tests/parity/requirements.lock
 	"$(PARITY_PYTHON)" -m venv --clear build/parity
 	build/parity/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/parity/requirements.lock || \
 		{ echo "error: torch 2.13.0 and transformers 5.23.0 could not be installed into build/parity; see the lines above"; exit 2; }
+	@touch $@
+
+# Every reader of a file format fed damaged files, guided by the code they reach; SECONDS for each of them.
+SECONDS ?= 60
+
+fuzz: setup build/fuzz/ready
+	PYTHONPATH=build/fuzz/packages JAX_PLATFORMS=cpu $(BIN)/python tests/fuzz/run.py --seconds=$(SECONDS)
+
+build/fuzz/ready: | .venv/ready
+	$(INSTALL) --target build/fuzz/packages 'atheris>=3.1,<4' || \
+		{ echo "error: atheris could not be installed (it comes for Linux and Python 3.11 to 3.13); see the lines above"; exit 2; }
 	@touch $@
 
 lint: setup

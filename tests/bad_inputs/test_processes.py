@@ -11,6 +11,7 @@ from tests.bad_inputs.cases import ROOT, Case, cut, edit, tree_of
 
 CANARY = "kanari" + "envogel7391"
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "GITHUB_TOKEN", "DATABASE_PASSWORD")
+BRIEF = "--config.evaluation.questions=0 --config.evaluation.samples=0 --config.evaluation.bootstrap=5"
 CASES = [
     Case("a law cut short", "--law=law.json --schedule=schedule.json", ("law.json is not JSON",), cut("law.json", 0.5), "predict_loss"),
     Case(
@@ -58,7 +59,7 @@ def test_a_mistake_ends_the_process_with_one_line_and_code_2(case, good):
 
 
 def test_no_file_of_a_run_and_nothing_printed_holds_a_secret_of_the_environment(good):
-    done = process(good, "train", "--config=experiment.py", **dict.fromkeys(SECRETS, CANARY))
+    done = process(good, "train", f"--config=experiment.py {BRIEF}", **dict.fromkeys(SECRETS, CANARY))
     assert done.returncode == 0, done.stderr
     files = [path for path in (good / "runs" / "new").rglob("*") if path.is_file()]
     assert {"config.json", "metrics.jsonl"} <= {path.name for path in files} and any("checkpoints" in path.parts for path in files)
