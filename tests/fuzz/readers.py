@@ -255,6 +255,45 @@ def _read_checkpoint(where: Callable[[Path], Path]):
     return read
 
 
+def _local_copy(folder: Path):
+    """A copy of a state of two arrays, the state's description, and the folder of the copy."""
+    import jax
+    import jax.numpy as jnp
+
+    from kaiyuan_jax.training import local_copies, state
+
+    now = state.TrainState(
+        step=jnp.int32(5),
+        params={"a": jnp.arange(6.0)},
+        opt_state=(),
+        key=jax.random.key_data(jax.random.key(0)),
+        average={},
+        loss_scale=(),
+    )
+    copies = local_copies.LocalCopies(folder / "local", "run", 0)
+    if not copies.steps():
+        copies.save(5, now, {"step": 5}, {"parameters": {"a": "0"}})
+        copies.wait()
+    return copies, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), now), copies.folder / "5"
+
+
+def _of_local_copy(name: str):
+    return lambda folder: (_local_copy(folder)[2] / name).read_bytes()
+
+
+def _read_local_copy(name: str):
+    def read(folder, content):
+        copies, abstract, place = _local_copy(folder)
+        good = (place / name).read_bytes()
+        try:
+            (place / name).write_bytes(content)
+            return copies.usable(abstract), copies.read(5, abstract)
+        finally:
+            (place / name).write_bytes(good)
+
+    return read
+
+
 def _divergences(folder, content):
     from kaiyuan_jax.training import divergence
 
@@ -299,6 +338,8 @@ READERS = (
     Reader("divergences.json", _json(DIVERGENCES), _divergences, is_json=True),
     Reader("checkpoint progress", _of_checkpoint(_progress), _read_checkpoint(_progress), is_json=True, files=25),
     Reader("checkpoint values", _of_checkpoint(_values), _read_checkpoint(_values), files=25),
+    Reader("facts of a local copy", _of_local_copy("facts.json"), _read_local_copy("facts.json"), is_json=True, files=60),
+    Reader("shards of a local copy", _of_local_copy("shards"), _read_local_copy("shards"), files=60),
     Reader("safetensors", _tensors, _safetensors),
     Reader("safetensors index", _json({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}), _index, is_json=True),
     Reader("Hugging Face config.json", _json(HF), _hf_config, is_json=True),
