@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from kaiyuan_jax import config, json_text, storage
 from kaiyuan_jax.schedules import file
 
+LARGEST = 1 << 30  # bytes of the arrays of an evaluation
 FINAL = "final"  # the newest checkpoint that was evaluated
 
 
@@ -132,14 +134,32 @@ def _models(folder: Path, facts: dict[str, dict]) -> tuple[Model, ...]:
     """The newest evaluated checkpoint, then the averages by name."""
     finals, averages = [], []
     for path in [folder / "evaluation" / name for name in storage.names(folder / "evaluation") if name.endswith(".json")]:
-        result, beside = json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".npz")
-        arrays = dict(np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)) if beside.is_file() else {}
+        result, arrays = evaluation(path)
         name, run, step = result["model"], folder.resolve().name, result["step"]
         if name.startswith("checkpoint_"):
             finals.append(Model(run, FINAL, "final checkpoint", step, result, arrays))
         else:
             averages.append(Model(run, name, average_label(name, facts.get(name, {})), step, result, arrays))
     return (*sorted(finals, key=lambda model: model.step)[-1:], *averages)
+
+
+def evaluation(path) -> tuple[dict, dict[str, np.ndarray]]:
+    """What an evaluation/<name>.json and the .npz beside it hold. Raises UserError where launch/evaluate.py did not write them."""
+    beside = path.with_suffix(".npz")
+    try:
+        result, arrays = json_text.read(path), {}
+        if not (isinstance(result["model"], str) and config.has_type(result["step"], int)):
+            raise ValueError("model must be a name, step a number")
+        if beside.is_file():
+            content = io.BytesIO(beside.read_bytes())
+            with zipfile.ZipFile(content) as packed:
+                if (size := sum(member.file_size for member in packed.infolist())) > LARGEST:
+                    raise ValueError(f"{beside.name} would unpack to {size:,} bytes")
+            arrays = dict(np.load(content, allow_pickle=False))
+        return result, arrays
+    except Exception as error:  # numpy and zipfile have many of their own
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise config.UserError(f"{path}: is not a result of launch/evaluate.py ({said}); evaluate again, or remove it") from None
 
 
 def _average_facts(folder: Path) -> dict[str, dict]:

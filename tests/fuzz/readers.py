@@ -311,6 +311,22 @@ def _training_metrics(folder, content):
 DIVERGENCES = [{"step": 9, "why": "loss is not finite", "objective": None, "gradient_norm": 1.0, "left_out": [9, 9]}]
 
 
+def _evaluation(name: str):
+    def read(folder, content):
+        good = {"json": json.dumps({"model": "checkpoint_5", "step": 5}).encode(), "npz": _npz(folder)}
+        for suffix, held in good.items():
+            _put(folder, f"evaluation/a.{suffix}", content if suffix == name else held)
+        return load.evaluation(folder / "evaluation" / "a.json")
+
+    return read
+
+
+def _npz(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{"heldout/a/loss": np.ones(300), "heldout/a/rank": np.arange(9)})
+    return buffer.getvalue()
+
+
 def _json(value) -> Callable[[Path], bytes]:
     return lambda folder: json.dumps(value).encode()
 
@@ -340,6 +356,8 @@ READERS = (
     Reader("checkpoint values", _of_checkpoint(_values), _read_checkpoint(_values), files=25),
     Reader("facts of a local copy", _of_local_copy("facts.json"), _read_local_copy("facts.json"), is_json=True, files=60),
     Reader("shards of a local copy", _of_local_copy("shards"), _read_local_copy("shards"), files=60),
+    Reader("evaluation.json", _json({"model": "checkpoint_5", "step": 5, "mean": {}}), _evaluation("json"), is_json=True),
+    Reader("evaluation.npz", _npz, _evaluation("npz")),
     Reader("safetensors", _tensors, _safetensors),
     Reader("safetensors index", _json({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}), _index, is_json=True),
     Reader("Hugging Face config.json", _json(HF), _hf_config, is_json=True),
