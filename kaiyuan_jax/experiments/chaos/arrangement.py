@@ -17,7 +17,7 @@ from kaiyuan_jax.data.store import open_store
 VOCABULARY, LENGTH, BATCH, STEPS, EVERY = 512, 16, 8, 60, 5
 WINDOW = 40  # from this step on the average in the train state takes its points
 NAMES = ("code", "prose")
-TIMEOUT = 15.0  # seconds without a step after which the watchdog ends a process; processes are stopped for longer
+TIMEOUT = 40.0  # seconds without a step after which the watchdog ends a process; processes are stopped for longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,17 @@ class Arrangement:
     """Processes and devices that one run is trained on; `mesh` stays the same however many processes share its devices."""
 
     name: str
-    processes: tuple[int, ...]  # that a session of the run may have
+    processes: tuple[int, ...]  # that a session of the run may have; drawn, the undisturbed run has the first
     devices: int = 1  # over all processes
     mesh: config.Mesh = dataclasses.field(default_factory=lambda: config.Mesh(data=1))
     local: bool = False  # copies of the state on the host's own disk between checkpoints
     divergence: str = "stop"
     poisoned: tuple[int, ...] = ()  # steps, counted from 0, whose batch has a token that is none: its loss is NaN
+
+    @property
+    def undisturbed(self) -> tuple:
+        """What decides the numbers: arrangements that have it in common are compared with the same undisturbed run."""
+        return self.processes[0], self.devices, self.divergence, self.poisoned
 
 
 ARRANGEMENTS = {
@@ -40,9 +45,8 @@ ARRANGEMENTS = {
         Arrangement("local_copies", (1,), local=True),
         Arrangement("skip", (1,), divergence="skip", poisoned=(22,)),
         Arrangement("back_off", (1,), divergence="back_off", poisoned=(22,)),
-        Arrangement("four_devices", (1,), 4, config.Mesh(data=2, fsdp=2)),
         Arrangement("two_processes", (2,), 4, config.Mesh(data=2, fsdp=2), local=True),
-        Arrangement("changing_processes", (1, 2, 4), 4, config.Mesh(data=2, fsdp=2)),
+        Arrangement("changing_processes", (2, 1, 2, 1, 4), 4, config.Mesh(data=2, fsdp=2)),
     )
 }
 
@@ -61,6 +65,7 @@ def experiment(arrangement: Arrangement, stores: Path, output: Path) -> config.E
             sequence_length=LENGTH,
             batch_size=BATCH,
             prefetch=4,
+            verify_tokens=0,
         ),
         schedule=config.Schedule(warmup=5, peak=1e-2),
         checkpoint=config.Checkpoint(every=EVERY, keep=3, **copies),

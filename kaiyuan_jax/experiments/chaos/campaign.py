@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from kaiyuan_jax.experiments.chaos.session import Ended, Running
 from kaiyuan_jax.training import saved
 
 HUMAN = (1, 2)  # exit codes after which nothing starts again by itself
+LOST = 2 * EVERY  # steps that may be lost where no checkpoint is damaged: one write is in flight, and the one before it is complete
 STUCK = 6  # sessions in a row that bring no newer checkpoint, undisturbed ones among them, after which a run is given up
 
 
@@ -76,10 +78,10 @@ def campaign(place: Place, count: int, seed: int, kinds: tuple[str, ...], names:
             one = arrangements.ARRANGEMENTS[names[(number - 1) % len(names)]]
             met = {kind: sum(result["kind"] == kind for result in results) for kind in kinds}
             run = Run(place, one, number, draw, met, sequences, bar)
-            if one.name not in references:
+            if one.undisturbed not in references:
                 bar.set_postfix_str(f"{one.name}: undisturbed")
-                references[one.name] = run.undisturbed()
-            found = run.hurt(min(draw.randint(6, 10), count - len(results)), references[one.name])
+                references[one.undisturbed] = run.undisturbed()
+            found = run.hurt(min(draw.randint(8, 14), count - len(results)), references[one.undisturbed])
             with open(kept, "a", encoding="utf-8") as file:
                 for injected in found:
                     results.append({k: v for k, v in dataclasses.asdict(injected).items() if k != "time"})
@@ -96,6 +98,7 @@ class Run:
         self.sequences, self.bar = sequences, bar
         self.sessions: list[Ended] = []
         self.injected: list[Injected] = []
+        self.freeing = threading.Timer(0, lambda: None)  # of the disk that is full
         self.start = 8.0  # seconds that a session takes to its first batch, as last measured
 
     def undisturbed(self) -> compare.Outcome:
@@ -116,7 +119,7 @@ class Run:
         try:
             self._train(count)
             hurt = compare.outcome(self.folder, self.sessions, self.sequences)
-            problems = compare.differences(hurt, whole, bitwise=len(self.arrangement.processes) == 1)
+            problems = compare.differences(hurt, whole, bitwise=len(set(self.arrangement.processes)) == 1)
             problem = "; ".join(problems[:5])
         except (Lost, ValueError, OSError) as error:
             problem = f"{type(error).__name__}: {error}"
@@ -154,10 +157,10 @@ class Run:
             if left > 0:
                 processes = self._between(processes)
             inner = [faults.inside(self.draw, kind) for kind in self._pick("inside", processes, min(left, self.draw.randint(0, 3)))]
-            strikes = self._pick("strike", processes, min(max(left - len(inner), 0), 1))
-            strike = faults.strike(self.draw, strikes[0], self._saved(), processes, self.start) if strikes else None
-            ended = self._session(processes, inner, strike)
-            idle, before = (0 if self._saved() > before or strike else idle + 1), self._saved()
+            kinds = self._pick("strike", processes, min(max(left - len(inner), 0), 2))
+            strikes = [faults.strike(self.draw, kind, self._saved(), processes, self.start) for kind in faults.in_turn(kinds)]
+            ended = self._session(processes, inner, strikes)
+            idle, before = (0 if self._saved() > before or strikes else idle + 1), self._saved()
             if idle >= STUCK:
                 raise Lost(f"{STUCK} sessions in a row came no further than step {before}: {_tail(ended.output)}")
 
@@ -172,32 +175,26 @@ class Run:
         """Sometimes damages a checkpoint or takes another number of processes, which it returns."""
         for kind in self._pick("between", processes, self.sessions != [] and self.draw.random() < 0.5):
             if kind == "processes":
-                others = [other for other in self.arrangement.processes if other != processes]
-                self._note(kind, f"{processes} -> {others[0]}")
-                return self.draw.choice(others)
+                other = self.draw.choice([other for other in self.arrangement.processes if other != processes])
+                self._note(kind, f"{processes} -> {other}")
+                return other
             if detail := faults.damage(self.draw, kind, self.folder):
                 self._note(kind, detail)
         return processes
 
-    def _session(self, processes: int, inner: list[dict], strike: faults.Strike | None) -> Ended:
+    def _session(self, processes: int, inner: list[dict], strikes: list[faults.Strike]) -> Ended:
         self.bar.set_postfix_str(f"run {self.number}, {self.arrangement.name}, session {len(self.sessions) + 1}, step {self._saved()}")
-        running, struck = self._start(processes, inner), None
-        if strike and running.reach(strike.moment):
-            struck = time.monotonic()
-            if not self._strike(running, strike):
-                struck = None
-        full = strike if struck and strike.kind == "full_disk" else None
-
-        def each() -> None:
-            if full and time.monotonic() > struck + full.seconds:
-                self._free(running)
-
-        ended = running.end(struck, each)
-        if full:
-            self._free(running)
+        running, fell = self._start(processes, inner), []
+        for strike in strikes:
+            if running.reach(strike.moment):
+                now = time.monotonic()
+                if self._strike(running, strike):
+                    fell.append((strike, now))
+        ended = running.end(fell[-1][1] if fell else None)
+        self._free(running)
         self.sessions.append(ended)
-        if struck:
-            self._note(strike.kind, f"{strike.moment} {strike.victims} {strike.seconds:.1f} s", struck)
+        for strike, when in fell:
+            self._note(strike.kind, f"{strike.moment} {strike.victims} {strike.seconds:.1f} s", when)
         seen = set()
         for event in ended.events:
             if event["event"] == "fault" and (event["kind"], event.get("seconds"), event.get("step")) not in seen:
@@ -206,7 +203,7 @@ class Run:
                     self._note(event["kind"], str({k: v for k, v in event.items() if k not in ("event", "time", "kind")}), event["time"])
         if first := ended.batches():
             self.start = first[0]["time"] - ended.begin
-        self._judge(ended, strike if struck else None)
+        self._judge(ended, [strike for strike, _ in fell])
         return ended
 
     def _strike(self, running: Running, strike: faults.Strike) -> bool:
@@ -221,6 +218,8 @@ class Run:
                 disk.fill(self.place.disk, strike.room)
             else:
                 running.limit_files(max(strike.room, 1 << 16))
+            self.freeing = threading.Timer(strike.seconds, self._free, [running])
+            self.freeing.start()
             return True
         if not running.send(signal.SIGSTOP, victims):
             return False
@@ -230,6 +229,7 @@ class Run:
         return True  # one of several stays stopped until the others have ended
 
     def _free(self, running: Running) -> None:
+        self.freeing.cancel()
         if self.place.mounted:
             disk.free(self.place.disk)
         else:
@@ -240,14 +240,33 @@ class Run:
         self.injected.append(Injected(kind, self.arrangement.name, self.number, len(self.sessions), 0, detail, when or time.monotonic()))
         self.bar.update()
 
-    def _judge(self, ended: Ended, strike: faults.Strike | None) -> None:
+    def _judge(self, ended: Ended, strikes: list[faults.Strike]) -> None:
         """Raises Lost where a human would be needed."""
         if ended.hung:
             raise Lost(f"session {ended.number} hung: {_tail(ended.output)}")
         if human := [code for code in ended.codes if code in HUMAN]:
             raise Lost(f"session {ended.number} ended with code {human[0]}: {_tail(ended.output)}")
-        if strike is None and any(ended.codes) and not any(event["event"] == "fault" for event in ended.events):
-            raise Lost(f"session {ended.number} was left alone and ended with codes {ended.codes}: {_tail(ended.output)}")
+        if ended.batches():
+            self._judge_begin(ended)
+        hurt = strikes or any(event["event"] == "fault" for event in ended.events)
+        if not hurt and any(ended.codes):
+            tqdm.write(f"run {self.number}, session {ended.number}: nothing was done to it, codes {ended.codes}: {_tail(ended.output)}")
+
+    def _judge_begin(self, ended: Ended) -> None:
+        """Raises Lost where a session begins further back than is promised: at the step that was saved when the last one was told to stop,
+        else behind at most the steps since a checkpoint and those taken while the next was being written."""
+        before = next((session for session in reversed(self.sessions[:-1]) if session.batches()), None)
+        if before is None or self._damaged_since(before.number):
+            return
+        lost = before.last_step + 1 - ended.first_step
+        told = not any(before.codes) and before.struck is not None
+        if lost > (0 if told else LOST):
+            promised = "none, as it ended with code 0" if told else f"at most {LOST}"
+            raise Lost(f"session {ended.number} began at step {ended.first_step}, {lost} steps back; promised: {promised}")
+
+    def _damaged_since(self, session: int) -> bool:
+        kinds = ("truncated", "flipped", "deleted")
+        return any(injected.kind in kinds and injected.session >= session for injected in self.injected)
 
     def _measure(self) -> None:
         """How much each fault made the run repeat, and how long it took to come beyond it."""
@@ -259,11 +278,6 @@ class Run:
             beyond = next((at for at, step in later if step >= injected.step), over)
             injected.seconds = round(beyond - injected.time, 2)
             injected.repeated = max((injected.step - step for at, step in later if at <= beyond), default=0)
-
-
-def limit_of_repeated() -> int:
-    """Steps that may be lost where no checkpoint is damaged: those since the last, while the one before may still be being written."""
-    return 2 * EVERY
 
 
 def _tail(output: str) -> str:

@@ -97,7 +97,13 @@ def strike(draw: random.Random, kind: str, saved_step: int, processes: int, star
         "window": Moment("batch", max(min(step, STEPS - 1), draw.randint(WINDOW, STEPS - 1)), draw.uniform(0, 0.05)),
         "evaluation": Moment("evaluation", step, draw.uniform(0, 0.1)),
     }[at]
-    return Strike(kind, moment, victims, seconds=TIMEOUT * draw.uniform(1.2, 1.6) if "stop" in kind else 0.0)
+    return Strike(kind, moment, victims, seconds=TIMEOUT * draw.uniform(1.1, 1.3) if "stop" in kind else 0.0)
+
+
+def in_turn(kinds: list[str]) -> list[str]:
+    """Of the strikes drawn for a session those that it may live through, and at most one that ends it, last."""
+    ending = [kind for kind in kinds if kind not in ("stop", "full_disk")]
+    return [kind for kind in kinds if kind not in ending] + ending[:1]
 
 
 def possible(kind: str, arrangement: Arrangement, saved_step: int, processes: int) -> bool:

@@ -14,14 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 HURRY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # less time to compile than to optimise
-LAG = 25.0  # seconds that processes get to end after one of them did: heartbeats and the watchdog are to notice before
-HUNG = 240.0  # seconds without an event and without an end after which a session is given up
-HEARTBEAT = 10  # seconds of silence after which JAX gives up a process
+LAG = 40.0  # seconds that processes get to end after one of them did: heartbeats and the watchdog are to notice before
+HUNG = 400.0  # seconds without an event and without an end after which a session is given up
+HEARTBEAT = 20  # seconds of silence after which JAX gives up a process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +42,17 @@ class Ended:
     codes: list[int]
     events: list[dict]  # of all processes, each with its `process`, in the order of their time
     output: str
-    struck: float | None = None  # when the strike fell, if it did
+    struck: float | None = None  # when the last strike fell, if one did
     hung: bool = False
     late: list[int] = dataclasses.field(default_factory=list)  # processes that did not end by themselves after another had
 
     def batches(self) -> list[dict]:
         return [event for event in self.events if event["event"] == "batch"]
+
+    @property
+    def first_step(self) -> int:
+        """The first batch taken, counted from 0."""
+        return self.batches()[0]["step"]
 
     @property
     def last_step(self) -> int:
@@ -155,11 +159,10 @@ class Running:
             _, hard = resource.prlimit(self._children[index].pid, resource.RLIMIT_FSIZE)
             resource.prlimit(self._children[index].pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
-    def end(self, struck: float | None, each: Callable[[], None] = lambda: None) -> Ended:
-        """Waits until all processes have ended, each by itself or after the first; calls `each` about ten times a second meanwhile."""
+    def end(self, struck: float | None) -> Ended:
+        """Waits until all processes have ended, each by itself or killed some time after the first."""
         hung, late, first = False, [], None
         while alive := self._alive():
-            each()
             if len(alive) < len(self._children) and first is None:
                 first = time.monotonic()
             if first is not None and time.monotonic() - first > LAG:
