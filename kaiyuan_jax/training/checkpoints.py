@@ -25,6 +25,7 @@ from kaiyuan_jax import config, storage
 from kaiyuan_jax.sharding import processes
 from kaiyuan_jax.training import checkpoint, fingerprint, orbax_s3
 from kaiyuan_jax.training.checkpoint import CheckpointError, DamagedError
+from kaiyuan_jax.training.commit import Commit
 from kaiyuan_jax.training.local_copies import LocalCopies
 from kaiyuan_jax.training.saved import COMPLETE, steps
 from kaiyuan_jax.training.state import TrainState
@@ -55,7 +56,10 @@ class Checkpoints:
         if processes.index() == 0:
             checkpoint.remove_leftovers(self.folder)
         self._local = LocalCopies(settings.local, self._run(), processes.index()) if settings.local else None
-        self._writer = ocp.AsyncCheckpointer(orbax_s3.handler(self.folder), atomicity_options=orbax_s3.atomicity(self.folder))
+        self._commit = Commit(f"kaiyuan_jax{self.folder}")
+        options = ocp.AsyncOptions(barrier_sync_fn=self._commit)
+        how = orbax_s3.atomicity(self.folder)
+        self._writer = ocp.AsyncCheckpointer(orbax_s3.handler(self.folder), async_options=options, atomicity_options=how)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -68,7 +72,7 @@ class Checkpoints:
             try:
                 self._writer.check_for_errors()
             except Exception as error:  # Orbax, TensorStore and the file system each have their own
-                self._failure = error
+                self._fail(error)
         return self._failure is not None
 
     def save(self, step: int, state: TrainState, progress: dict) -> None:
@@ -132,6 +136,10 @@ class Checkpoints:
             _say(self._local.problem)
         self._local.save(step, state, progress, prints)
 
+    def wait_local(self) -> None:
+        """Blocks until the copy in flight of this process is written."""
+        self._local.wait()
+
     def discard(self, step: int) -> None:
         """Deletes what was saved of a step, and local copies since; for what is found to belong to another course of the run."""
         self._finish()
@@ -177,6 +185,7 @@ class Checkpoints:
             return self._said(step, why)
         trees = {item: ocp.args.PyTreeSave(tree) for item, tree in checkpoint.items_of(state).items()}
         why = ""
+        self._commit.begin()
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(**trees, progress=ocp.args.JsonSave(content)))
         except OSError as error:
@@ -190,7 +199,7 @@ class Checkpoints:
             try:
                 self._writer.wait_until_finished()
             except Exception as error:
-                self._failure = error
+                self._fail(error)
         why = checkpoint.short(self._failure) if self._failure else ""
         self._failure = None
         if why := next(filter(None, processes.gather_values(why)), ""):
@@ -198,6 +207,10 @@ class Checkpoints:
         if processes.index() == 0:
             self._delete_old()
         return ""
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._commit.fail()
 
     def _said(self, step: int, why: str) -> str:
         if why:

@@ -17,6 +17,7 @@ from kaiyuan_jax.experiments.accelerator import shapes
 from kaiyuan_jax.experiments.accelerator.child import Job
 from kaiyuan_jax.experiments.accelerator.train_step import LENGTH, POLICIES, Program, experiment
 from kaiyuan_jax.models import flops
+from kaiyuan_jax.training import step
 
 STEPS = 6
 WRITING = 1.2e9  # bytes/s that a disk is taken to write: a state that would take longer than the section is not tried
@@ -47,12 +48,13 @@ def _measure(job: Job, size: str, folder: Path) -> dict:
     shape = shapes.model(size, **POLICIES["full"])
     program = Program(experiment(shape, "bfloat16", 1 if job.tiny else 4, 64 if job.tiny else LENGTH), jax.devices()[0])
     now, batch, rates = program.state(), program.batch(), jnp.full((4,), 1e-4, jnp.float32)
+    said = step.said(program.mesh)
     size_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
 
     def steps(now, count):
         begin = time.perf_counter()
         for _ in range(count):
-            now, _ = program.update(now, batch, rates)
+            now, _ = program.update(now, batch, rates, said)
         jax.block_until_ready(now)
         return now, (time.perf_counter() - begin) / count
 
