@@ -51,7 +51,7 @@ def read(path: str | os.PathLike):
 
 def _depth(value) -> int:
     level, depth = [value], 0
-    while level := [item for item in level if isinstance(item, (dict, list)) and item]:
+    while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
         if depth > DEPTH:
             break
