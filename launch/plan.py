@@ -13,6 +13,7 @@ the whole step that it recommends (minutes; compilers by `make targets`) and kee
 
     python launch/plan.py --config=configs/kaiyuan_2b.py --target=v5p:4x4x4 --hours=336 --price=v5p:4.2,v6e:2.7 --html=plan.html
     python launch/plan.py --config=configs/kaiyuan_2b.py --target=v6e --chips=64 --compile
+    python launch/plan.py --estimates       # the arithmetic beside every step that was compiled (docs/results/plan.md)
 """
 
 from absl import flags as absl_flags
@@ -29,10 +30,16 @@ PRICE = absl_flags.DEFINE_list("price", [], "Price of a chip-hour: a number, or 
 WHAT_IF = absl_flags.DEFINE_list("what_if", None, "Other machines to compare with; a usual few when not given.")
 HTML = absl_flags.DEFINE_string("html", "", "File for the page as HTML; empty: none.")
 COMPILE = absl_flags.DEFINE_bool("compile", False, "Compile the step that the page recommends.")
+ESTIMATES = absl_flags.DEFINE_bool("estimates", False, "Print how far estimates are from compiled steps, and nothing else.")
 TIMEOUT = absl_flags.DEFINE_integer("timeout", 3600, "Seconds after which the compilation is given up.", lower_bound=1)
 
 
 def main(argv):
+    if ESTIMATES.value:
+        from kaiyuan_jax.plan import accuracy, section
+
+        print(section.text(accuracy.section()))
+        return
     experiment = checked(CONFIG)
     if TARGET.value:
         on_machine(experiment)

@@ -5,6 +5,7 @@ and what the step measures. Results lie in FOLDER, one file each; KNOWN travels 
 they are of: a result of an earlier one is shown, and said to be that.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, json_text
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.files import replace
 from kaiyuan_jax.plan import memory, search
@@ -51,8 +52,9 @@ def find(experiment: Experiment, target: topology.Target, setting: Setting) -> d
     """A result of `ahead_of_time.measure`, with the `key` it is known by and its `code`; None where there is none."""
     wanted = key(experiment, target, setting)
     path = _path(wanted)
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, json_text.JSONError):  # one that cannot be read is made again
+        if path.is_file():
+            return json_text.read(path)
     return next((one for one in known() if one["key"] == wanted), None)
 
 
@@ -69,11 +71,26 @@ def experiment_of(wanted: dict) -> Experiment:
     return found
 
 
+def best(experiment: Experiment, target: topology.Target) -> search.Found | None:
+    """The fastest setting that fits by arithmetic and is not known to be refused by the compiler."""
+    refused = []
+    while (found := search.best(experiment, target, refused)) and _refused(experiment, target, found.setting):
+        refused.append(found.setting)
+    return found
+
+
+def _refused(experiment, target, setting) -> bool:
+    result = find(experiment, target, setting)
+    return result is not None and not result["memory"]["fits"]
+
+
 def ensure(experiment: Experiment, target: topology.Target, timeout: float) -> None:
-    """Compiles the fastest setting that fits by arithmetic, unless it has been, or its compiler is absent: the page then says so."""
-    best = search.best(experiment, target)
-    if best and not find(experiment, target, best.setting) and not topology.missing(target):
-        compile_now(experiment, target, best.setting, timeout)
+    """Compiles the fastest setting that fits, unless it has been, and the next one where the compiler refuses it.
+
+    Without the target's compiler nothing is done: the page says so.
+    """
+    while (found := best(experiment, target)) and not find(experiment, target, found.setting) and not topology.missing(target):
+        compile_now(experiment, target, found.setting, timeout)
 
 
 def compile_now(experiment: Experiment, target: topology.Target, setting: Setting, timeout: float) -> dict:

@@ -92,7 +92,7 @@ def look(experiment: Experiment, target: topology.Target) -> Machine:
             )
     except ConfigError as error:
         why = str(error)
-    return Machine(target, asked, why, search.best(experiment, target))
+    return Machine(target, asked, why, compiled.best(experiment, target))
 
 
 def sections(
@@ -175,17 +175,19 @@ def _verdict(experiment, machine, results):
             )
             return
         yield (
-            f"NOTHING FITS: the least is {least.needed / GIB:.1f} GiB of {limit} ({least.setting.words}). Take more chips, a shorter "
-            "config.data.sequence_length, or config.precision.parameters=bfloat16."
+            f"NOTHING FITS: the least is {least.needed / GIB:.1f} GiB of {limit} ({least.setting.words}). Take more chips, cut rows "
+            "over config.mesh.context, shorten config.data.sequence_length, or set config.precision.parameters=bfloat16."
         )
         return
     known = results.get("as configured")
+    by = "as compiled" if known else "by arithmetic"
+    size = f"{known['memory'].get('needed', 0.0) / GIB if known else asked.needed / GIB:.1f} GiB of {limit}, {by}" if asked else ""
     if asked is None:
         yield f"As configured it cannot run here: {machine.why}."
     elif known["memory"]["fits"] if known else asked.fits:
-        yield f"As configured it fits: {asked.needed / GIB:.1f} GiB of {limit}."
+        yield f"As configured it fits: {size}."
     else:
-        yield f"As configured it DOES NOT FIT: {asked.needed / GIB:.1f} GiB of {limit}."
+        yield f"As configured it DOES NOT FIT: {size}."
     if asked is None or asked.setting != best.setting:
         before = asked and asked.setting
         gain = f", {asked.speed.serial / best.speed.serial - 1:+.0%} in speed by the same arithmetic" if asked and asked.fits else ""

@@ -7,6 +7,7 @@ step in which nothing overlaps (plan/speed.py); among those within 1% of the fas
 
 import dataclasses
 import functools
+from collections.abc import Collection
 
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.plan import memory, setting, speed
@@ -41,11 +42,12 @@ def look(experiment: Experiment, target: topology.Target, one: Setting) -> Found
     return Found(target, one, memory.estimate(experiment, one, target.platform), speed.estimate(experiment, one, target))
 
 
-def best(experiment: Experiment, target: topology.Target) -> Found | None:
-    """The fastest setting that fits; None where none does."""
+def best(experiment: Experiment, target: topology.Target, without: Collection[Setting] = ()) -> Found | None:
+    """The fastest setting that fits, but for those that are known not to; None where none does."""
     sized = functools.partial(memory.estimate, experiment, platform=target.platform)
     limit = (1 - memory.MARGIN) * target.chip.memory / target.chip.devices
-    fitting = [one for one in setting.all_of(experiment, target) if one.fits_batch(experiment) and sum(sized(one).values()) <= limit]
+    able = (one for one in setting.all_of(experiment, target) if one.fits_batch(experiment) and one not in without)
+    fitting = [one for one in able if sum(sized(one).values()) <= limit]
     found = [look(experiment, target, one) for one in fitting]
     if not found:
         return None
