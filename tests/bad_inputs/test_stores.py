@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,28 @@ def bomb(good):
     sizes(good)
 
 
+def crc32c(content: bytes) -> int:
+    value = 0xFFFFFFFF
+    for byte in content:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def packed_bomb(good):
+    """A shard of one chunk of a few kilobytes that would unpack to 64 MiB."""
+    path = good / "store/tokens/zarr.json"
+    tree = json.loads(path.read_text())
+    tree["codecs"][0]["configuration"]["codecs"].append({"name": "zstd", "configuration": {"level": 3}})
+    path.write_text(json.dumps(tree))
+    chunk = pa.compress(bytes(64 << 20), codec="zstd", asbytes=True)
+    index = np.full((1024, 2), 2**64 - 1, "<u8")
+    index[0] = 0, len(chunk)
+    (good / "store/tokens/c/0").write_bytes(chunk + index.tobytes() + struct.pack("<I", crc32c(index.tobytes())))
+    sizes(good)
+
+
 def array(**changes):
     return both(edit("store/tokens/zarr.json", **changes), sizes)
 
@@ -110,6 +133,7 @@ CASES = [
     Case("documents that overlap", GOOD, ("do not tile",), documents(offset=lambda values: values // 2)),
     Case("lengths that wrap around", GOOD, ("do not tile",), documents(length=lambda values: np.where(values > 0, 2**62, values))),
     Case("a decompression bomb", GOOD, ("documents.parquet holds 1,000,000 documents", "a decompression bomb?"), bomb),
+    Case("a chunk that unpacks to more than a chunk", GOOD, ("cannot be decoded", "End of data expected"), packed_bomb),
     Case("an array of another shape", GOOD, ("the manifest says",), array(shape=[10**12])),
     Case(
         "an array of huge chunks",
