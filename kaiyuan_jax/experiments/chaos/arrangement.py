@@ -17,7 +17,7 @@ from kaiyuan_jax.data.store import open_store
 VOCABULARY, LENGTH, BATCH, STEPS, EVERY = 512, 16, 8, 60, 5
 WINDOW = 40  # from this step on the average in the train state takes its points
 NAMES = ("code", "prose")
-TIMEOUT = 40.0  # seconds without a step after which the watchdog ends a process; processes are stopped for longer
+TIMEOUT = 20.0  # seconds without a step after which the watchdog ends a process; processes are stopped for longer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,13 +185,16 @@ class Run:
     def _session(self, processes: int, inner: list[dict], strikes: list[faults.Strike]) -> Ended:
         self.bar.set_postfix_str(f"run {self.number}, {self.arrangement.name}, session {len(self.sessions) + 1}, step {self._saved()}")
         running, fell = self._start(processes, inner), []
-        for strike in strikes:
-            if running.reach(strike.moment):
-                now = time.monotonic()
-                if self._strike(running, strike):
-                    fell.append((strike, now))
-        ended = running.end(fell[-1][1] if fell else None)
-        self._free(running)
+        try:
+            for strike in strikes:
+                if running.reach(strike.moment):
+                    now = time.monotonic()
+                    if self._strike(running, strike):
+                        fell.append((strike, now))
+            ended = running.end(fell[-1][1] if fell else None)
+        finally:
+            running.abandon()
+            self._free(running)
         self.sessions.append(ended)
         for strike, when in fell:
             self._note(strike.kind, f"{strike.moment} {strike.victims} {strike.seconds:.1f} s", when)

@@ -35,10 +35,17 @@ def mount(folder: Path) -> bool:
 
 
 def fill(folder: Path, room: int) -> None:
-    """Leaves `room` bytes on the disk of a folder."""
+    """Leaves about `room` bytes on the disk of a folder, on which others may be writing."""
     with open(folder / "filler", "wb") as file:
-        found = os.statvfs(folder)
-        os.posix_fallocate(file.fileno(), 0, max(1, found.f_bavail * found.f_frsize - room))
+        for _ in range(10):
+            found = os.statvfs(folder)
+            if (left := found.f_bavail * found.f_frsize - room) <= 0:
+                return
+            try:
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
+                return
+            except OSError:  # somebody was faster
+                continue
 
 
 def free(folder: Path) -> None:

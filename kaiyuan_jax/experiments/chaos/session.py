@@ -159,6 +159,11 @@ class Running:
             _, hard = resource.prlimit(self._children[index].pid, resource.RLIMIT_FSIZE)
             resource.prlimit(self._children[index].pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
+    def abandon(self) -> None:
+        """Kills what still lives."""
+        for index in self._alive():
+            os.kill(self._children[index].pid, signal.SIGKILL)
+
     def end(self, struck: float | None) -> Ended:
         """Waits until all processes have ended, each by itself or killed some time after the first."""
         hung, late, first = False, [], None
