@@ -20,11 +20,11 @@ def main(argv):
 
     models = [trained.find("--model", path) for path in MODEL.value]
     for folder, path in models:
-        experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+        experiment = config.read(folder / "config.json")
         trained_with = fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
         stores = heldout.open_stores(experiment, trained_with)
         graphdef, abstract = decoder.abstract(experiment.model, experiment.precision)
-        params = checkpoint.load_parameters(path, abstract)
+        params = trained.weights(path, abstract)
         name = path.name if path.parent.name == "averages" else f"checkpoint_{path.name}"
         evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(path)["step"], stores=stores)
         written = suite.write(folder / "evaluation", evaluation)

@@ -29,17 +29,17 @@ def main(argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a matter of host memory: an accelerator may be training meanwhile
     from kaiyuan_jax.data.prepare import tokenizer as tokenizers
     from kaiyuan_jax.models.hf import configs, read, tokenizer_files, write
-    from kaiyuan_jax.training import checkpoint, trained
+    from kaiyuan_jax.training import trained
 
     folder, parameters = trained.find("--model", MODEL.value)
-    experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    experiment = config.read(folder / "config.json")
     model, dtype = experiment.model, DTYPE.value or experiment.precision.parameters
     form = configs.choose(model, FORMAT.value)
     tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     end = tokenizers.end_of_document(tokenizer, END.value)
     count = write.count(model)
     target = new_folder(Path(OUTPUT.value), count * read.FLOATS[dtype].itemsize)
-    paths, leaf = checkpoint.leaf_reader(parameters)
+    paths, leaf = trained.reader(parameters)
     with write.appearing(target) as making:
         written = write.write(making, model, form, paths, leaf, dtype=dtype, shard_bytes=SHARD_BYTES.value)
         length = experiment.data.sequence_length

@@ -60,13 +60,13 @@ def load(folder: pathlib.Path, path: pathlib.Path):
     from kaiyuan_jax.data.prepare import tokenizer as tokenizers
     from kaiyuan_jax.evaluation import document_loss
     from kaiyuan_jax.models import decoder
-    from kaiyuan_jax.training import checkpoint
+    from kaiyuan_jax.training import trained
 
     experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     eod = tokenizers.end_of_document(tokenizer, END.value)
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
-    params = checkpoint.load_parameters(path, abstract)
+    params = trained.weights(path, abstract)
     return document_loss.scorer(experiment, params, tokenizer, eod=eod, most_tokens=MOST_TOKENS.value)
 
 

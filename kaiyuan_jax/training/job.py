@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kaiyuan_jax import storage
+from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data import loader, recipe
 from kaiyuan_jax.data.recipe import Plan
@@ -56,6 +57,13 @@ class Job:
         rates = self.schedule(np.arange(self.plan.steps))
         return jax.make_array_from_process_local_data(NamedSharding(self.mesh, PartitionSpec()), rates, rates.shape)
 
+    def average_of(self, now: state.TrainState, done: int) -> dict:
+        """The running average after update `done` in the dtype of the parameters; {} where the state holds none yet."""
+        averaging = self.experiment.averaging
+        if not (averaging.online_decay or (averaging.online_every and online.window(averaging, self.plan.steps).holds(done))):
+            return {}
+        return _cast(now.average, now.params)
+
     @functools.cached_property
     def update(self) -> Callable:
         """The compiled step, so that compilation is in no line's speed and its errors come before the first batch."""
@@ -65,6 +73,11 @@ class Job:
         compiled = built.lower(self.abstract, *step.abstract_inputs(self.experiment, self.mesh, self.plan.steps)).compile()
         say(f"train step compiled in {time.perf_counter() - begin:.1f} s")
         return compiled
+
+
+@jax.jit
+def _cast(tree, like):
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def prepare(experiment: Experiment, devices=None) -> Job:
@@ -82,6 +95,7 @@ def prepare(experiment: Experiment, devices=None) -> Job:
     if found := branch.problems(experiment, plan):
         raise ConfigError("\n".join(found))
     start.check(experiment, stores[0].fingerprint)
+    online.check(experiment.averaging, plan.steps)
     loader.verify(experiment.data, stores)  # the slow check last
     held = heldout.open_stores(experiment, stores[0].fingerprint)
     evaluate = heldout.make_evaluator(experiment, held, rules.placement(mesh, experiment.kernels)) if held else None

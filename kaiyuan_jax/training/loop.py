@@ -10,18 +10,22 @@ implies all the lines before it.
 
 import contextlib
 import dataclasses
+import sys
+import time
 from pathlib import Path
 
 import jax
 
 from kaiyuan_jax import storage
-from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.averaging import online
+from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.sharding import processes
-from kaiyuan_jax.training import branch, checkpoint, divergence, preemption, resume, start, state, step
+from kaiyuan_jax.training import branch, divergence, preemption, resume, start, state, step
 from kaiyuan_jax.training.checkpoints import Checkpoints
 from kaiyuan_jax.training.feed import Feed
 from kaiyuan_jax.training.job import Job, prepare, say
 from kaiyuan_jax.training.record import Record
+from kaiyuan_jax.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,49 +61,64 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
                 branch.begin(folder, parent, experiment.checkpoint.every, keep, job.order)
             processes.barrier()  # the others look for the checkpoint next
             say(f"{folder}: the first {parent.step} steps are those of {parent.folder}")
+        watched = Watchdog(folder, experiment.health.timeout, processes.index(), processes.count())
+        watch = stack.enter_context(contextlib.closing(watched))
         now, progress, known = _begun(job, checkpoints)
         if (begin := progress.get("step", 0)) >= job.plan.steps:
             say(f"{folder}: finished before, at step {begin}; nothing to do")
             return Result(folder, begin, job.plan.steps)
         while True:
             try:
-                done = _steps(job, checkpoints, stop, now, progress, known)
+                done = _steps(job, checkpoints, stop, watch, now, progress, known)
                 break
             except divergence.BackOff:
                 pass
             now, progress, known = _begun(job, checkpoints)  # here the state that diverged has gone with the exception
-        checkpoints.wait()
     if done < job.plan.steps:
-        reason = preemption.REASONS[stop.agreed]
-        say(f"{reason}: saved step {done} of {job.plan.steps} in {folder}; resume with the same command")
+        say(f"{stop.agreed}: saved step {done} of {job.plan.steps} in {folder}; resume with the same command")
+        if stop.flag and (seconds := time.monotonic() - stop.since) > experiment.checkpoint.grace:
+            took = f"saving took {seconds:.0f} s of the {experiment.checkpoint.grace:g} s of config.checkpoint.grace"
+            print(f"warning: {took}; copies between checkpoints (config.checkpoint.local) or faster storage", file=sys.stderr)
     else:
         say(f"{folder}: finished, {job.plan.steps} steps, {job.plan.tokens:,} tokens")
     return Result(folder, done, job.plan.steps)
 
 
-def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, now: state.TrainState, progress: dict, known: list) -> int:
+def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Watchdog, now, progress: dict, known: list) -> int:
     """Trains on from what `_begun` returned, and returns the step at which it was saved last."""
     begin, update, rates_T, last = progress.get("step", 0), job.update, job.rates_T, job.plan.steps
-    every, evaluating_every = job.experiment.checkpoint.every, job.experiment.evaluation.every
-    with contextlib.closing(Record(job, checkpoints, begin, progress, known)) as record, contextlib.closing(Feed(job, begin)) as feed:
+    settings, evaluating_every = job.experiment.checkpoint, job.experiment.evaluation.every
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(contextlib.closing(Record(job, checkpoints, begin, progress, known)))
+        feed = stack.enter_context(contextlib.closing(Feed(job, begin)))
         for done in range(begin + 1, last + 1):
+            watch.beat("read a batch", done)
             batch, waited = feed.next()
-            now, measured = update(now, batch, rates_T, step.said(job.mesh, stop.flag, waited, record.divergences.ceiling(done)))
+            host = dict(wait=waited, busy=time.perf_counter() - record.idle, failed=checkpoints.failed)
+            said = step.said(job.mesh, flag=stop.flag, ceiling=record.divergences.ceiling(done), **host)
+            watch.beat("step", done)
+            now, measured = update(now, batch, rates_T, said)
             record.read()  # of the step before, while the devices compute this one
             record.add(done, measured)
             evaluating = done == last or (evaluating_every and done % evaluating_every == 0)
-            saving = done == last or record.flag or done % every == 0
-            if evaluating or saving:
+            ending = done == last or record.flag
+            saving = ending or record.failed or done % settings.every == 0
+            copying = settings.local_every and done % settings.local_every == 0 and not saving
+            if evaluating or saving or copying:
                 record.read()
                 record.check(done, now)
             if evaluating and job.evaluate:
-                record.heldout(done, now.params)
+                watch.beat("evaluate", done)
+                record.heldout(done, now.params, job.average_of(now, done))
+            if copying:
+                record.save(done, now, checkpoints.save_local)
             if saving:
-                record.save(done, now)
-            if record.flag and saving:
-                stop.agreed = record.flag
+                watch.beat("save", done)
+                record.save(done, now, checkpoints.save_now if ending or record.failed else checkpoints.save)
+                record.report(done)
+            if ending:
+                stop.agreed = preemption.REASONS[record.flag]
                 return done
-    return last
 
 
 def _begun(job: Job, checkpoints: Checkpoints) -> tuple[state.TrainState, dict, list[divergence.Divergence]]:
@@ -112,13 +131,32 @@ def _begun(job: Job, checkpoints: Checkpoints) -> tuple[state.TrainState, dict, 
             resume.check_order(job.folder, progress["order"], job.order)
             if progress["step"] < job.plan.steps:
                 say(f"{job.folder}: resuming from step {progress['step']} of {job.plan.steps}")
-            return restored, progress, known
+            return _with_average(job, restored, progress), progress, known
         del found, restored  # made with a batch that has since been found to diverge
-        if processes.index() == 0:
-            checkpoint.delete(checkpoints.folder / str(progress["step"]))
-        processes.barrier()
+        checkpoints.discard(progress["step"])
     if job.experiment.start:
         created, whence = start.begin(job.experiment, job.optimizer, job.mesh)
         say(f"{job.folder}: {whence}")
         return created, {}, known
     return state.create(job.experiment, job.optimizer, job.mesh), {}, known
+
+
+def _with_average(job: Job, restored: state.TrainState, progress: dict) -> state.TrainState:
+    """The same, with room for the average of a window that has not begun.
+
+    Raises ConfigError for a window that has begun otherwise, or would have begun already.
+    """
+    averaging, steps = job.experiment.averaging, job.plan.steps
+    if not averaging.online_every:
+        return restored
+    now, was = online.describe(averaging, steps), progress.get("window")
+    if progress["step"] >= now["points"][0] and now != was:
+        before = f"of {len(was['points'])} points from step {was['points'][0]}" if was else "of no points"
+        raise ConfigError(
+            f"config.averaging: the run in {job.folder} stands at step {progress['step']} with an average {before}; the window given has "
+            f"begun at step {now['points'][0]}: give the settings the run began it with, or an online_every small enough to begin later"
+        )
+    if jax.tree.leaves(restored.average):
+        return restored
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, job.abstract.average)
+    return dataclasses.replace(restored, average=jax.jit(online.init, out_shardings=shardings)(restored.params))

@@ -8,6 +8,10 @@ A training line at step `s` describes the state after `s` updates and averages o
                                        causal attention halved, no recomputation; absent where the device's peak is not known
     position, phase                    next row of the data; phase of the last row read
     seconds                            training time of the whole run so far, resumed or not
+    input_wait                         seconds a step for which the host that waits longest waited for its batch
+    longest_step                       seconds between two steps, the most since the last line, evaluation and saving included
+    straggler, straggler_seconds       of several processes: whose host took longest before a step, and how much longer than the median of
+                                       the others, seconds a step
     mixture/, pass/, quantile/<source> share of the rows, mean pass number (0 is the first), mean quality quantile of what was seen
 
 in float16 also (optimizers/loss_scale.py), the means above being over the updates that were made, and absent where there was none:
@@ -20,8 +24,11 @@ and where the step measures them (models/statistics.py; `config.logging.statisti
     largest/<tensor>                   absolute value over all layers; largest_by_layer/<tensor> is the list; null where not finite
     headroom                           bits left below float16's largest number, the least over layers and tensors in the compute dtype
 
-Held-out lines carry `heldout/<source>` and `heldout/mean`. Sums since the last line are part of every checkpoint and lines beyond the
-checkpoint are cut when a run resumes, so the lines of a killed and resumed run are those of an uninterrupted one.
+Held-out lines carry `heldout/<source>` and `heldout/mean`, and under `heldout_average/` the same of the running average once there is one.
+The line of a step that diverged and was left out carries `diverged` (why), `left_out` (first and last step) and `documents` (a file).
+
+Sums since the last line are part of every checkpoint and lines beyond the checkpoint are cut when a run resumes, so the lines of a killed
+and resumed run are those of an uninterrupted one, but for what a clock measured (`CLOCKED`).
 """
 
 import contextlib
@@ -39,6 +46,8 @@ import numpy as np
 from kaiyuan_jax import json_text, storage
 from kaiyuan_jax.config import has_type
 from kaiyuan_jax.models.headroom import headroom
+
+CLOCKED = ("seconds", "tokens_per_second", "mfu", "input_wait", "longest_step", "straggler", "straggler_seconds")
 
 
 class Seen:
@@ -103,6 +112,35 @@ class Largest:
             if len(by_layer) > 1:
                 line[f"largest_by_layer/{name}"] = by_layer
         self._values = {}
+        return line
+
+
+class Hosts:
+    """What the hosts took of each step since the last metrics line."""
+
+    def __init__(self, process_of: list[int]):
+        """process_of: number of the process that each device of the mesh belongs to, in the mesh's order."""
+        _, self._first = np.unique(process_of, return_index=True)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps, self._sums, self._marked, self._longest = 0, np.zeros((2, self._first.size)), time.perf_counter(), 0.0
+
+    def add(self, waits: np.ndarray, busy: np.ndarray) -> None:
+        """Takes one step's seconds by device, as they are read."""
+        now = time.perf_counter()
+        self._longest, self._marked = max(self._longest, now - self._marked), now
+        self._steps += 1
+        self._sums += np.stack([waits, busy])[:, self._first]
+
+    def take(self) -> dict:
+        """The line's values; starts again from zero."""
+        waits, busy = self._sums / max(self._steps, 1)
+        line = {"input_wait": float(waits.max()), "longest_step": self._longest}
+        if busy.size > 1:
+            slowest = int(busy.argmax())
+            line |= {"straggler": slowest, "straggler_seconds": float(busy[slowest] - np.median(np.delete(busy, slowest)))}
+        self._begin()
         return line
 
 
@@ -192,13 +230,13 @@ def truncate(path: Path, step: int) -> None:
 
 def copy(source: Path, target: Path, step: int) -> None:
     """The lines of another run up to a step, as the beginning of a new file; local or remote."""
-    content = source.read_bytes()
+    content = storage.read(source)
     storage.replace(target, content[: _until(step, io.BytesIO(content))])
 
 
 def read(path: str | Path) -> list[dict]:
     """Every line of a metrics.jsonl, local or remote, but those that a broken disk or an editor has spoiled."""
-    return [line for text in storage.path(path).read_bytes().splitlines() if (line := _line(text))]
+    return [line for text in storage.read(storage.path(path)).splitlines() if (line := _line(text))]
 
 
 def _line(text: bytes) -> dict | None:

@@ -5,11 +5,14 @@ where one is due; what the sums since the last line are travels with every check
 """
 
 import math
+import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from kaiyuan_jax.averaging import online
 from kaiyuan_jax.data import order
 from kaiyuan_jax.models import flops
 from kaiyuan_jax.sharding import chips
@@ -26,10 +29,13 @@ class Record:
         experiment, plan = job.experiment, job.plan
         self.job, self.checkpoints = job, checkpoints
         self.flag = 0  # of training/preemption.py, the largest of all processes at the last step that was read
+        self.failed = False  # whether one of them could not write a checkpoint
+        self.idle = time.perf_counter()  # since when the host is not waiting for the devices
         self._pending = None  # (step, metrics on the devices) not yet read
         self.divergences = divergence.Divergences(experiment.health, known, progress.get("recent"))
         self._seen = metrics.Seen(plan.sources, progress.get("seen"))
         self._largest = metrics.Largest(progress.get("largest"))
+        self._hosts = metrics.Hosts([device.process_index for device in job.mesh.devices.flat])
         self._clock = metrics.Clock(progress.get("seconds", 0.0))
         self._main = jax.process_index() == 0
         self._log = metrics.Log(job.folder, begin, experiment.logging.tensorboard) if self._main else None
@@ -49,6 +55,7 @@ class Record:
             return
         (done, measured), self._pending = self._pending, None
         self._measured = measured = jax.device_get(measured)
+        self.idle = time.perf_counter()
         rows = order.batch(self.job.plan, done - 1)
         if self.divergences.leaves_out(done):
             self._say_left_out(done)
@@ -59,7 +66,9 @@ class Record:
             self.divergences.count(done, float(measured["objective"]))
         self._largest.add(measured["statistics"])
         self.bar.update()
-        self.flag = int(measured["said"][:, step.FLAG].max())
+        said = measured["said"]
+        self.flag, self.failed = int(said[:, step.FLAG].max()), bool(said[:, step.FAILED].any())
+        self._hosts.add(said[:, step.WAIT], said[:, step.BUSY])
         if done % self.job.experiment.logging.every == 0 or done == self.job.plan.steps:
             self._line(done, measured, self.job.plan.phases[int(rows.phase[-1])].name)
 
@@ -100,6 +109,7 @@ class Record:
             "position": self.job.plan.skipped + done * self.job.plan.batch_size,
             "phase": phase,
             "seconds": self._clock.seconds,
+            **self._hosts.take(),
             **seen,
             **self._largest.take(),
         }
@@ -120,15 +130,19 @@ class Record:
         if not state.finite((now.params, now.average)):
             self._diverged(done, weights=True)
 
-    def heldout(self, done: int, params) -> None:
-        """Writes the held-out losses after update `done`."""
+    def heldout(self, done: int, params, average) -> None:
+        """Writes the held-out losses of the weights after update `done`, and of their running average where there is one."""
+        line = {}
         with self._clock.paused():
-            losses = self.job.evaluate(params)
-        line = {f"heldout/{source}": value for source, value in losses.items()}
-        self._write(done, line | {"heldout/mean": float(np.mean(list(losses.values())))})
+            for name, weights in (("heldout", params), ("heldout_average", average)):
+                if weights:
+                    losses = self.job.evaluate(weights)
+                    line |= {f"{name}/{source}": value for source, value in losses.items()}
+                    line[f"{name}/mean"] = float(np.mean(list(losses.values())))
+        self._write(done, line)
 
-    def save(self, done: int, now: state.TrainState) -> None:
-        """Starts to write the checkpoint after update `done`, and every line up to it."""
+    def save(self, done: int, now: state.TrainState, write: Callable[[int, state.TrainState, dict], None]) -> None:
+        """Gives `write` the state after update `done` and what the sums since the last line are, once every line before is on disk."""
         with self._clock.paused():
             if self._log:
                 self._log.sync()
@@ -138,11 +152,15 @@ class Record:
                 "seconds": self._clock.seconds,
                 "seen": self._seen.state(),
                 "largest": self._largest.state(),
+                "window": online.describe(self.job.experiment.averaging, self.job.plan.steps),
                 "recent": self.divergences.recent(),
                 "left_out": self.divergences.left_out(done),
                 "order": self.job.order,
             }
-            self.checkpoints.save(done, now, progress)
+            write(done, now, progress)
+
+    def report(self, done: int) -> None:
+        """A line for a user without a progress bar."""
         if self.bar.disable and self._last:
             left = self._clock.seconds / done * (self.job.plan.steps - done)
             say(

@@ -26,7 +26,7 @@ class TrainState:
     params: Any  # nested dict of arrays, in config.precision.parameters
     opt_state: Any  # of the optax transformation
     key: Any  # uint32 key data of the run's random numbers; fold in the step to use it
-    average: Any  # running float32 average of params, or {} where config.averaging.online_decay is 0
+    average: Any  # running float32 average of params, or {} where config.averaging.online_decay and online_every are 0
     loss_scale: Any = ()  # optimizers.loss_scale.LossScale, or () where config.precision.compute is not float16
 
 
@@ -45,7 +45,7 @@ def _create(experiment: Experiment, optimizer: optax.GradientTransformation, par
         params=params,
         opt_state=optimizer.init(params),
         key=jax.random.key_data(run_key),
-        average=online.init(params) if experiment.averaging.online_decay else {},
+        average=online.init(params) if experiment.averaging.online_decay or experiment.averaging.online_every else {},
         loss_scale=loss_scale.init(experiment.precision),
     )
 

@@ -25,6 +25,7 @@ above the ceiling is left out: a spike if the ceiling is a number, a batch known
 skip the state goes on without an update that had to be left out; else it stands still, and the host acts (training/divergence.py).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -42,7 +43,7 @@ from kaiyuan_jax.sharding import rules
 from kaiyuan_jax.training.state import TrainState
 
 BATCH_KEYS = ("inputs_BL", "targets_BL", "segments_BL", "positions_BL")
-FLAG, WAIT, CEILING = range(3)  # columns of `said`
+FLAG, FAILED, WAIT, BUSY, CEILING = range(5)  # columns of `said`
 
 
 def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:
@@ -90,13 +91,14 @@ def measures(experiment: Experiment) -> bool:
     return experiment.logging.statistics or experiment.precision.compute == "float16"
 
 
-def said(mesh: Mesh, flag: int = 0, wait: float = 0.0, ceiling: float = np.inf) -> jax.Array:
-    """float32 [devices, 3] of which this process brings the rows of its own devices.
+def said(mesh: Mesh, *, flag: int = 0, failed: bool = False, wait: float = 0.0, busy: float = 0.0, ceiling: float = np.inf) -> jax.Array:
+    """float32 [devices, 5] of which this process brings the rows of its own devices.
 
-    flag: why the run should stop (training/preemption.py), 0 for no reason; wait: seconds that the host took for this batch; ceiling: an
-    objective above it leaves the update out. It is no part of the batch because processes that cut the same rows hold equal copies of them.
+    flag: why the run should stop (training/preemption.py), 0 for no reason; failed: a checkpoint could not be written; wait: seconds for
+    which the host waited for this batch; busy: its seconds between the metrics it read last and this step, that wait among them; ceiling:
+    an objective above it leaves the update out. No part of the batch because processes that cut the same rows hold equal copies of them.
     """
-    row = np.array([[flag, wait, ceiling]], np.float32)
+    row = np.array([[flag, failed, wait, busy, ceiling]], np.float32)
     return jax.make_array_from_callback((mesh.size, row.size), _by_device(mesh), lambda index: row)
 
 
@@ -109,7 +111,7 @@ def abstract_inputs(experiment: Experiment, mesh: Mesh, steps: int) -> tuple[dic
     shape = (experiment.data.batch_size, experiment.data.sequence_length)
     batch = dict.fromkeys(BATCH_KEYS, jax.ShapeDtypeStruct(shape, np.int32, sharding=rules.batch_sharding(mesh, 2)))
     rates_T = jax.ShapeDtypeStruct((steps,), np.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-    return batch, rates_T, jax.ShapeDtypeStruct((mesh.size, 3), np.float32, sharding=_by_device(mesh))
+    return batch, rates_T, jax.ShapeDtypeStruct((mesh.size, 5), np.float32, sharding=_by_device(mesh))
 
 
 def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) -> Callable:
@@ -121,12 +123,13 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         loss_B          float32 [B], nats per token, row by row;   objective and gradient_norm (before clipping), float32
         finite, above   bool: loss and gradient let the run go on;   the objective is above its ceiling
         skipped         bool: float16's scale was too large, and the run goes on without this update
-        said            float32 [devices, 3], of all processes
+        said            float32 [devices, 5], of all processes
         statistics      see `gradients`;   loss_scale: the LossScale after the step, or ()
     """
     differentiate = gradients(experiment, graphdef, rules.placement(mesh, experiment.kernels))
     decay, precision = experiment.averaging.online_decay, experiment.precision
     leaves_out = experiment.health.divergence == "skip"
+    window = functools.partial(online.window, experiment.averaging) if experiment.averaging.online_every else None
 
     def step(state: TrainState, batch: dict, rates_T: jax.Array, said: jax.Array) -> tuple[TrainState, dict]:
         optimizer = adamw.build(experiment.optimizer, lambda count: rates_T.at[state.step].get(mode="clip"))
@@ -147,12 +150,16 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         known = jnp.isneginf(ceiling)
         above = (usable & (objective > ceiling)) | known
         taken, fine = usable & ~above, finite & ~above
+        moves = fine | known | leaves_out
+        params, average = _if(taken, params, state.params), _if(taken, average, state.average)
+        if window:  # a point of it is the weights after a step, whether that step's update was made or not
+            average = online.take_up(average, params, window(rates_T.shape[0]), jnp.where(moves, state.step + 1, 0))
         new = TrainState(
-            step=state.step + (fine | known | leaves_out),
-            params=_if(taken, params, state.params),
+            step=state.step + moves,
+            params=params,
             opt_state=_if(taken, opt_state, state.opt_state),
             key=state.key,
-            average=_if(taken, average, state.average),
+            average=average,
             loss_scale=_if(fine, scaling, state.loss_scale),
         )
         measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "above": above}

@@ -12,6 +12,8 @@ from kaiyuan_jax.models import decoder
 from kaiyuan_jax.models.hf import read
 from kaiyuan_jax.training import checkpoint
 
+AVERAGE = "average"  # item of a checkpoint
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -26,11 +28,17 @@ class Trained:
 
 
 def find(flag: str, item: str | Path) -> tuple[Path, Path]:
-    """(run folder, folder of the parameters) of checkpoints/STEP or averages/NAME in a run, or of a run: then its newest checkpoint.
+    """(run folder, folder of the parameters) of checkpoints/STEP, checkpoints/STEP/average or averages/NAME in a run, or of a run: then its
+    newest checkpoint. `weights` and `reader` read what it found.
 
     Raises UserError that begins with the flag and says what there is.
     """
     path = storage.path(item)
+    if path.name == AVERAGE and path.parent.parent.name == "checkpoints":  # an item inside a checkpoint
+        folder, _ = find(flag, path.parent)
+        if not path.is_dir():
+            raise config.UserError(f"{flag}={item}: this checkpoint holds no running average; leave out /{AVERAGE}, or name a later one")
+        return folder, path
     folder = path.parents[1] if path.parent.name in ("checkpoints", "averages") else path
     if not ((folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()) or read.is_checkpoint(folder):
         raise config.UserError(
@@ -42,6 +50,20 @@ def find(flag: str, item: str | Path) -> tuple[Path, Path]:
     if not steps:
         raise config.UserError(f"{flag}={item}: holds no complete checkpoint; train first (launch/train.py)")
     return folder, checkpoint.complete(folder / "checkpoints" / str(steps[-1]))
+
+
+def weights(found, abstract: dict) -> dict:
+    """The parameters in the second of what `find` gives, as checkpoint.load_parameters reads them."""
+    if found.name == AVERAGE and found.parent.parent.name == "checkpoints":
+        return checkpoint.load_parameters(found.parent, abstract, AVERAGE)
+    return checkpoint.load_parameters(found, abstract)
+
+
+def reader(found):
+    """checkpoint.leaf_reader of the second of what `find` gives."""
+    if found.name == AVERAGE and found.parent.parent.name == "checkpoints":
+        return checkpoint.leaf_reader(found.parent, AVERAGE)
+    return checkpoint.leaf_reader(found)
 
 
 def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
@@ -60,9 +82,9 @@ def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
     if not item.is_dir():
         raise config.UserError(f"{flag}={item}: must be a run, a checkpoint or average of one, or a Hugging Face folder; found none")
     folder, parameters = find(flag, item)
-    experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    experiment = config.read(folder / "config.json")
     tokenizer, _ = tokenizers.load(folder / "tokenizer.json")
     eod = tokenizers.end_of_document(tokenizer, end)
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
-    params = checkpoint.load_parameters(parameters, abstract)
+    params = weights(parameters, abstract)
     return Trained(experiment.model, experiment.precision, params, tokenizer, eod, experiment.data.sequence_length)

@@ -106,10 +106,8 @@ def lines():
     """lines(experiment): the run's metrics without what a clock measured."""
     from kaiyuan_jax.training import metrics
 
-    clock = ("seconds", "tokens_per_second", "mfu")
-
     def read(experiment):
-        return [{k: v for k, v in line.items() if k not in clock} for line in metrics.read(f"{experiment.folder}/metrics.jsonl")]
+        return [{k: v for k, v in line.items() if k not in metrics.CLOCKED} for line in metrics.read(f"{experiment.folder}/metrics.jsonl")]
 
     return read
 
