@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.data import order
 from kaiyuan_jax.models import flops
-from kaiyuan_jax.sharding import chips
+from kaiyuan_jax.sharding import chips, processes
 from kaiyuan_jax.training import divergence, failure, metrics, state, step
 from kaiyuan_jax.training.checkpoints import Checkpoints
 from kaiyuan_jax.training.job import Job, say
@@ -84,6 +84,7 @@ class Record:
             raise failure.diverged(done, why, before, *about)
         if self._main:
             divergence.write(self.job.folder, self.divergences.found)
+        processes.barrier()  # the others read it next
         first, last = found.left_out
         batches = f"batch {last}" if first == last else f"batches {first} to {last}"
         self.bar.clear()
