@@ -91,4 +91,4 @@ def estimate(experiment: Experiment, setting: Setting, platform: str) -> dict[st
 def averages(experiment: Experiment) -> bool:
     """Whether the train state holds a running average: one float32 copy of the parameters."""
     averaging = experiment.averaging
-    return bool(averaging.online_decay or (averaging.online_every and averaging.kind != "none"))
+    return bool(averaging.online_decay or averaging.online_every)

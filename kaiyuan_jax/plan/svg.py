@@ -33,7 +33,7 @@ def chart(
     """One curve over steps 0 to `last`, with a band around it, parts of the axis shaded in turn, and one stretch marked."""
     low, high = [*values, *(band[0] if band else ())], [*values, *(band[1] if band else ())]
     bottom, top = 0.0 if zero else min(low), max(high)
-    top += 0.06 * (top - bottom) or 1.0
+    top += 0.16 * (top - bottom) or 1.0
 
     def x(step):
         return LEFT + (WIDTH - LEFT - RIGHT) * step / max(last, 1)

@@ -1,7 +1,8 @@
 """What a run writes and keeps on disk, and what a start reads.
 
 A checkpoint holds parameters and both moments in the dtype of the parameters, and the running average in float32 where there is one. The
-newest `keep` and all `keep_steps` stay, and while one is written it comes on top, because nothing is deleted before the new one is safe.
+newest `keep` (at least two) and all `keep_steps` stay, and while one is written it comes on top, because nothing is deleted before the
+new one is safe; stops between multiples of `every` leave up to two more.
 Copies between checkpoints (`checkpoint.local`) lie on the hosts' own disks, two at a time, each host with its part.
 """
 
@@ -28,21 +29,22 @@ def section(experiment: Experiment, plan: Plan, target: topology.Target, step_se
     checkpoint, averaging = experiment.checkpoint, experiment.averaging
     size, saves = checkpoint_bytes(experiment), len(saved_steps(experiment, plan.steps))
     hosts = max(1, -(-target.chips // HOSTS[target.platform]))
-    most = checkpoint.keep + len(checkpoint.keep_steps) + 1
+    most = max(checkpoint.keep, 2) + len(checkpoint.keep_steps) + 1
     slow, fast = (checkpoint.every * seconds for seconds in step_seconds)
     each = gb(size / hosts)
     parts = [
         f"One checkpoint: {gb(size)}, {each} from each of {hosts} host{'s' * (hosts > 1)}. {saves:,} saves write {gb(size * saves)} in "
-        f"all; at most {most} lie on disk at once ({gb(size * most)}), one of them being written.",
+        f"all; at most {most} lie on disk at once ({gb(size * most)}), one of them being written, and two more after a "
+        "stop between saves.",
         f"A save every {checkpoint.every:,} steps is one every {span(fast)} to {span(slow)}. Storage must take {rate(size / fast)} in all, "
-        f"{rate(size / fast / hosts)} from a host, so that saves do not run into one another. A crash loses at most that much work; a "
-        f"start reads one checkpoint, {each} a host.",
+        f"{rate(size / fast / hosts)} from a host, so that saves do not run into one another. A crash loses at most that much work "
+        f"and what was done while a save was under way; a start reads one checkpoint, {each} a host.",
     ]
     if checkpoint.local and checkpoint.local_every:
         slow, fast = (checkpoint.local_every * seconds for seconds in step_seconds)
         parts.append(
             f"Local copies in {checkpoint.local} every {checkpoint.local_every:,} steps ({span(fast)} to {span(slow)}): two of {each} on "
-            f"each host, written at {rate(size / fast / hosts)}. A crash that leaves the hosts as they were loses at most that much."
+            f"each host, written at {rate(size / fast / hosts)}. A crash that leaves the hosts as they were loses no more."
         )
     count = flops.parameters(experiment.model)
     if steps := window(experiment, plan.steps):

@@ -1,11 +1,12 @@
 """The page of a plan on a machine: what it says of memory, time, cost and disks, as text and as HTML."""
 
+import json
 import re
 
 import pytest
 
 from kaiyuan_jax import config as c
-from kaiyuan_jax.plan import document, machine, memory, traffic
+from kaiyuan_jax.plan import compiled, document, machine, memory, setting, traffic
 from kaiyuan_jax.sharding import topology
 
 GIB = 2**30
@@ -161,3 +162,27 @@ def test_prices_are_by_kind_of_chip_or_for_the_target():
     for wrong in ("cheap", "v5p:", "v9:3", "-1", "nan", "inf", "0"):
         with pytest.raises(c.UserError, match=re.escape(f"--price={wrong}: must be a number above 0")):
             machine.prices([wrong], target)
+
+
+def test_a_setting_that_the_compiler_refused_is_not_recommended_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    tree, target = experiment(), topology.target("v6e:4x4")
+    first = compiled.best(tree, target)
+    key = compiled.key(tree, target, first.setting)
+    result = {"key": key, "code": "", "jax": "0", "memory": {"fits": False, "needed": 40.0 * GIB, "available": 32.0 * GIB}}
+    compiled._path(key).write_text(json.dumps(result))
+    second = compiled.best(tree, target)
+    assert second.setting != first.setting and second.fits
+    tree = setting.applied(tree, first.setting)
+    assert "As configured it DOES NOT FIT: 40.0 GiB of 32 GiB, as compiled" in described("v6e:4x4", tree).text()
+
+
+def test_without_the_compilers_the_page_comes_and_says_what_it_is_based_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(topology, "FOLDER", tmp_path)
+    monkeypatch.setattr(topology, "INSTALLED", ())
+    tree, target = experiment(), topology.target("v6e:4x4")
+    compiled.ensure(tree, target, 1.0)
+    words = described("v6e:4x4", tree).text().replace("\n    ", " ")
+    assert (
+        "Estimates are arithmetic" in words and "They cannot be checked here: v6e:4x4: the compiler for v6e is not on this machine" in words
+    )

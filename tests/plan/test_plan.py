@@ -162,6 +162,23 @@ def test_averaging_where_the_rate_is_near_zero_is_warned_about():
     only(experiment([phase(order="uniform")], schedule=schedule), "the last 6 checkpoints (steps 330 to 375)", "0.3% of the peak")
 
 
+def test_averaging_across_a_deep_decay_is_warned_about():
+    schedule = c.Schedule(kind="wsd", peak=3e-3, end=1e-6, warmup=10, decay=0.2, shape="linear")
+    only(
+        experiment([phase(order="uniform")], schedule=schedule, every=20),
+        "the last 6 checkpoints lie across a deep decay",
+        "0.0% of the peak",
+    )
+    moderate = c.Schedule(kind="wsd", peak=3e-3, end=1e-3, warmup=10, decay=0.2, shape="linear")
+    assert warned(experiment([phase()], schedule=moderate, every=20)) == []
+
+
+def test_passes_beyond_the_limit_of_reuse_are_warned_about_with_what_they_are_worth():
+    lines = warned(experiment([phase(passes=14.0)]))
+    assert any("prose 14 (worth 9.78)" in line for line in lines)
+    assert any("beyond 11.7 passes another one is worth less than half a fresh one" in line and "which prose is" in line for line in lines)
+
+
 def test_wma_with_an_ascending_order_is_warned_about():
     only(experiment([phase()], averaging=c.Averaging(kind="wma")), "wma imitates a learning-rate decay")
     uniform = experiment([phase(order="uniform")], schedule=c.Schedule(kind="cosine", end=9e-4), averaging=c.Averaging(kind="wma"))
@@ -405,6 +422,17 @@ def test_a_plan_with_a_law_forecasts_the_loss_with_its_band_and_says_what_was_fi
     assert "A law holds for the model, batch size, optimizer and text of the runs it was fitted to" in words
     tree.schedule.peak = 1e-2
     assert "this run: its peak rate is 0.01, that of the training curves 0.003" in " ".join(planning.describe(tree).split())
+
+
+def test_the_html_of_a_plan_with_a_law_draws_its_forecast_and_the_band_around_it(tmp_path):
+    from kaiyuan_jax.plan import document
+    from kaiyuan_jax.sharding import topology
+
+    a_law(tmp_path, loss="heldout/mean")
+    tree = experiment([phase(passes=2.0)])
+    tree.schedule.law = str(tmp_path / "law.json")
+    text = document.describe(tree, topology.target("v5e:2x2")).html()
+    assert text.count("<svg") == 2 and text.count("<polygon") == 1 and "A law holds for the model" in text
 
 
 def test_a_plan_draws_a_schedule_in_a_file_and_forecasts_with_the_law_inside(tmp_path):
