@@ -15,7 +15,7 @@ from kaiyuan_jax import config
 from kaiyuan_jax.data.store import open_store
 
 VOCABULARY, LENGTH, BATCH, STEPS, EVERY = 512, 16, 8, 60, 5
-WINDOW = 40  # from this step on the average in the train state takes its points
+WINDOW = 43  # the batch after which the average in the train state takes its first point, of 5
 NAMES = ("code", "prose")
 TIMEOUT = 20.0  # seconds without a step after which the watchdog ends a process; processes are stopped for longer
 
@@ -68,10 +68,10 @@ def experiment(arrangement: Arrangement, stores: Path, output: Path) -> config.E
             verify_tokens=0,
         ),
         schedule=config.Schedule(warmup=5, peak=1e-2),
-        checkpoint=config.Checkpoint(every=EVERY, keep=3, **copies),
+        checkpoint=config.Checkpoint(every=EVERY, keep=5, **copies),
         health=config.Health(timeout=TIMEOUT, divergence=arrangement.divergence),
         mesh=arrangement.mesh,
-        averaging=config.Averaging(online_decay=0.9),
+        averaging=config.Averaging(kind="wma", last=5, online_every=4),
         evaluation=config.Evaluation(every=12, rows=8, batch_size=8, context=8, continuation=4),
         logging=config.Logging(every=4, tensorboard=False),
     )

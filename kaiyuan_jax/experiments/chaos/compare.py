@@ -17,7 +17,6 @@ from kaiyuan_jax.experiments.chaos.session import Ended
 from kaiyuan_jax.training import checkpoint, metrics
 
 CLOSE = 2e-4  # of a leaf's largest value
-CLOCKS = ("seconds", "tokens_per_second", "mfu", "input_wait", "slowest", "straggler")  # begins of the names of what a clock measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,8 @@ def outcome(folder: Path, sessions: list[Ended], sequences: dict[str, str]) -> O
     for item in sorted(path.name for path in last.iterdir() if (path / "_METADATA").exists()):
         paths, read = checkpoint.leaf_reader(last, item)
         leaves |= {f"{item}/{path}": np.asarray(read(path)) for path in paths}
-    lines = [{k: v for k, v in line.items() if not k.startswith(CLOCKS)} for line in metrics.read(folder / "metrics.jsonl")]
+    lines = [{key: value for key, value in line.items() if key not in metrics.CLOCKED} for line in metrics.read(folder / "metrics.jsonl")]
+    lines = json.loads(json.dumps(lines).replace(str(folder), ""))  # which is named where documents were left out
     return Outcome(leaves, lines, consumed(sessions, sequences))
 
 
