@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,17 +46,6 @@ def test_every_device_holds_as_much_of_a_row_and_sees_as_many_keys_as_any_other(
     assert sorted(order.ravel().tolist()) == list(range(2 * n * size))
     seen = (order + 1).sum(axis=1)  # of every query those up to itself
     assert len(set(seen.tolist())) == 1
-
-
-def test_a_device_needs_less_memory_the_more_devices_cut_a_row():
-    L = 2048
-    q, k = (jax.ShapeDtypeStruct((1, L, heads, 32), jnp.float32) for heads in (4, 2))
-
-    def temporaries(place):
-        step = jax.grad(lambda *x: api.attention(*x, place=place).sum(), (0, 1, 2))
-        return jax.jit(step).lower(q, k, k).compile().memory_analysis().temp_size_in_bytes
-
-    assert temporaries(place_of(4)) < 0.5 * temporaries(place_of(1))
 
 
 def test_rows_that_do_not_divide_and_kernels_that_take_whole_rows_are_refused():
