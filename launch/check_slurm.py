@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from kaiyuan_jax import config, files
 from kaiyuan_jax.config import UserError
+from kaiyuan_jax.experiments.chaos import arrangement, compare
 from kaiyuan_jax.flags import run
 from kaiyuan_jax.launchers import command, slurm_node
-from kaiyuan_jax.training import saved
+from kaiyuan_jax.models import decoder
+from kaiyuan_jax.training import checkpoint, metrics, saved
 
 OUTPUT = flags.DEFINE_string("output", "", "Markdown file of the result; empty: none.")
 STEPS, EVERY, STRIKE = 200, 20, 60
@@ -159,8 +162,6 @@ CASES = {
 
 def check(folder: Path, environment: dict[str, str]) -> list[tuple]:
     """A row of the table for each case."""
-    from kaiyuan_jax.experiments.chaos import arrangement
-
     arrangement.write_stores(folder / "stores")
     rows, whole = [], None
     hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # a program so small compiles longer than it runs
@@ -196,12 +197,6 @@ def _restarts(case: Case) -> int:
 
 def outcome(run_folder: Path) -> tuple:
     """What must be equal: metrics without what a clock measured, and the bytes of the last weights."""
-    import jax
-
-    from kaiyuan_jax.experiments.chaos import compare
-    from kaiyuan_jax.models import decoder
-    from kaiyuan_jax.training import checkpoint, metrics
-
     lines = [{k: v for k, v in line.items() if not k.startswith(compare.CLOCKS)} for line in metrics.read(run_folder / "metrics.jsonl")]
     experiment = config.read(run_folder / "config.json")
     _, abstract = decoder.abstract(experiment.model, experiment.precision)

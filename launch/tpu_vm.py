@@ -5,6 +5,7 @@ Asks for a queued resource, copies a snapshot of code and config to the workers,
 Needs gcloud, logged in. --print shows the commands. The slice stays when the run has ended: the last command printed deletes it.
 """
 
+import functools
 import importlib.metadata
 import shlex
 import shutil
@@ -50,7 +51,8 @@ def main(argv):
         raise UserError("gcloud: not found on this machine; install the Google Cloud CLI, or give --print")
     taken = snapshot.take(command.ROOT, experiment, PASSED)
     policy = local.Policy(restarts=RESTARTS.value, backoff=BACKOFF.value)
-    code = tpu_vm.run(resource, work(taken.copy(command.ROOT / "build/snapshots")), policy)
+    do = work(taken.copy(command.ROOT / "build/snapshots"))
+    code = tpu_vm.run(resource, do, policy, functools.partial(command.newest, experiment.folder))
     print(f"launcher: the slice is kept; to delete it: {shlex.join(resource.delete())}", file=sys.stderr)
     sys.exit(code)
 

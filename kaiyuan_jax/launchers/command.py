@@ -51,6 +51,11 @@ def others(arguments: list[str]) -> list[str]:
     return kept
 
 
+def newest(folder: str) -> int:
+    """Step of the newest complete checkpoint of the run in a folder, 0 where there is none."""
+    return (saved.steps(f"{folder}/checkpoints") or [0])[-1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far the run of an experiment is, from its checkpoints."""
@@ -59,8 +64,7 @@ class Progress:
     steps: int  # of the whole run
 
     def newest(self) -> int:
-        """Step of the newest complete checkpoint, 0 where there is none."""
-        return (saved.steps(f"{self.folder}/checkpoints") or [0])[-1]
+        return newest(self.folder)
 
     def finished(self) -> bool:
         return self.newest() >= self.steps

@@ -22,6 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from kaiyuan_jax import secrets
+
 DIVERGED, MISTAKE, AGAIN = 1, 2, 75  # exit codes of launch/train.py
 LONGEST_PAUSE = 300.0  # seconds
 _PR_SET_PDEATHSIG = 1
@@ -59,13 +61,13 @@ def run(
     with Signals() as signals:
         failures = 0
         while True:
-            before = progress()
+            before = ask(progress, 0)
             code = _attempt(command, processes, devices, policy, signals)
-            if code in (DIVERGED, MISTAKE) or (code == 0 and finished()):
+            if code in (DIVERGED, MISTAKE) or (code == 0 and ask(finished, False)):
                 return code
             if signals.count:
                 return AGAIN
-            failures = 1 if progress() > before else failures + 1
+            failures = 1 if ask(progress, 0) > before else failures + 1
             if failures > policy.restarts:
                 _say(f"{_ending(code)}; {policy.restarts} starts in a row brought no newer checkpoint: given up")
                 return 128 - code if code < 0 else code or AGAIN
@@ -78,6 +80,15 @@ def run(
 def place(coordinator: str, processes: int, process: int) -> list[str]:
     """The flags by which launch/train.py knows which of several processes it is; none where there is one."""
     return [f"--coordinator={coordinator}", f"--processes={processes}", f"--process={process}"] if processes > 1 else []
+
+
+def ask(question: Callable, unknown):
+    """Its answer; `unknown` where a run folder that is far away does not give one now, which is said."""
+    try:
+        return question()
+    except Exception as error:  # of whatever client reads the folder
+        _say(f"the run folder does not answer: {secrets.redact(str(error))}")
+        return unknown
 
 
 def free_port() -> int:

@@ -16,10 +16,11 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.launchers.local import AGAIN, DIVERGED, MISTAKE, Policy, Signals
+from kaiyuan_jax.launchers.local import AGAIN, DIVERGED, MISTAKE, Policy, Signals, ask
 from kaiyuan_jax.launchers.tpus import Slice
 
 POLL = 30.0  # seconds between two looks at a resource that is not there yet
@@ -127,9 +128,12 @@ def script(resource: Resource, work: Work) -> str:
     return "\n".join(shlex.join(line) + (f"  # {note}" if note else "") for line, note in zip(lines, notes, strict=True))
 
 
-def run(resource: Resource, work: Work, policy: Policy, poll: float = POLL) -> int:
-    """Trains until the run is finished or ends for good; returns launch/train.py's code, 75 when asked to stop or given up."""
-    failures = 0
+def run(resource: Resource, work: Work, policy: Policy, progress: Callable[[], int] = lambda: 0, poll: float = POLL) -> int:
+    """Trains until the run is finished or ends for good; returns launch/train.py's code, 75 when asked to stop or given up.
+
+    progress: the newest checkpoint's step; failures after a newer one count from the first again, as being taken away is no fault.
+    """
+    failures, before = 0, ask(progress, 0)
     with Signals() as signals:
         while not signals.count:
             state = _output(resource.describe())
@@ -144,7 +148,8 @@ def run(resource: Resource, work: Work, policy: Policy, poll: float = POLL) -> i
                     break
                 if code in (0, DIVERGED, MISTAKE):
                     return code
-                failures += 1
+                now = ask(progress, 0)
+                failures, before = (1 if now > before else failures + 1), max(now, before)
                 print(f"launcher: ended with code {code} ({failures} of {policy.restarts})", file=sys.stderr, flush=True)
             if failures > policy.restarts:
                 break

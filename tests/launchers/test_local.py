@@ -109,6 +109,21 @@ def test_code_zero_without_the_last_checkpoint_begins_again(program, tmp_path):
     assert len(pids(tmp_path)) == 2
 
 
+def test_a_run_folder_that_does_not_answer_ends_nothing(program, tmp_path, capfd):
+    def progress():
+        raise OSError("https://user:word@host: timed out")
+
+    def finished():
+        if len(pids(tmp_path)) == 1:
+            raise OSError("timed out")
+        return True
+
+    assert local.run(program(""), policy=QUICK, progress=progress, finished=finished) == 0
+    assert len(pids(tmp_path)) == 2
+    error = capfd.readouterr().err
+    assert "the run folder does not answer: " in error and "word" not in error
+
+
 def test_pauses_double_up_to_five_minutes():
     assert [local.Policy(backoff=10).pause(n) for n in (1, 2, 3, 40)] == [10, 20, 40, 300]
 

@@ -124,6 +124,13 @@ def test_it_gives_up_after_so_many_failures(gcloud, work):
     assert gcloud().count("train") == 3
 
 
+def test_failures_after_a_newer_checkpoint_count_anew(gcloud, work):
+    """A spot slice may be taken away any number of times."""
+    gcloud(["ACTIVE"] * 6, [255] * 5 + [0])
+    steps = iter(range(100))
+    assert tpu_vm.run(tpu_vm.Resource("x", SLICE, "z"), work, POLICY, lambda: next(steps), poll=0.01) == 0
+
+
 def test_a_resource_that_cannot_be_asked_about_is_an_error_and_not_created(gcloud, work):
     folder = gcloud([], [])
     (folder / "gcloud").write_text("#!/bin/bash\necho 'ERROR: you are not logged in' >&2; exit 1\n")
