@@ -117,3 +117,15 @@ def test_the_clock_stands_still_while_paused():
         sum(range(3_000_000))
     assert clock.seconds - before < 0.01
     assert clock.lap() < 0.01
+
+
+def test_the_host_that_takes_longest_is_named_with_what_it_costs_the_others():
+    hosts = metrics.Hosts([0, 0, 1, 1, 2, 2])  # two devices each
+    for _ in range(4):
+        hosts.add(np.repeat([0.1, 0.5, 0.2], 2), np.repeat([1.0, 1.5, 3.0], 2))
+    line = hosts.take()
+    assert line["input_wait"] == pytest.approx(0.5)
+    assert (line["straggler"], line["straggler_seconds"]) == (2, pytest.approx(1.75))
+    alone = metrics.Hosts([0])
+    alone.add(np.array([0.25]), np.array([0.5]))
+    assert alone.take().keys() == {"input_wait", "longest_step"} <= set(metrics.CLOCKED)
