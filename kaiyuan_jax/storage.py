@@ -81,6 +81,11 @@ def check(field: str, name: str) -> None:
         raise StorageError(f"{field}={name}: cannot be reached ({said}); {remedy}") from None
 
 
+def read(target) -> bytes:
+    """All of a file, as it was at one moment although it may be replaced meanwhile. Raises FileNotFoundError."""
+    return _system(target).cat_file(_key(target)) if is_remote(target) else Path(target).read_bytes()
+
+
 def replace(target, content: str | bytes) -> None:
     """Puts text (as UTF-8) or bytes at a path, whole or not at all, over what was there."""
     if is_remote(target):
@@ -162,7 +167,7 @@ def copy(source, target, last: str = "") -> None:
         if is_remote(one) and is_remote(other) and _system(one) is _system(other):
             _system(one).cp_file(_key(one), _key(other))  # inside the store: nothing comes here
         elif is_remote(one):
-            replace(other, one.read_bytes())
+            replace(other, read(one))
         elif is_remote(other):
             _system(other).put_file(str(one), _key(other))
         else:

@@ -40,6 +40,7 @@ def test_what_is_put_is_there_whole_and_listed(here):
     filled(here)
     assert storage.names(here) == ["a", "deep", "marker"]
     assert storage.inside(here) == ["a", "deep/b", "marker"]
+    assert storage.read(here / "deep" / "b") == b"two"
     before = storage.version(here / "a")
     storage.replace(here / "a", "öther".encode())
     assert (here / "a").read_text(encoding="utf-8") == "öther"

@@ -120,7 +120,7 @@ def metrics(path: Path) -> list[dict]:
     """Lines by step. A line cut short by a crash is skipped; of lines repeated after a resume the newest counts."""
     merged: dict[tuple[int, bool], dict] = {}
     if path.is_file():
-        for text in path.read_bytes().decode(errors="replace").splitlines():
+        for text in storage.read(path).decode(errors="replace").splitlines():
             try:
                 line = json_text.parse(text)
             except json_text.JSONError:

@@ -65,7 +65,7 @@ def _take(folder, patience: float) -> int:
 def _gone(lease, patience: float) -> bool:
     """Whether the holder of a lease has ended: watches for as long as `patience` whether it puts anything new."""
     try:
-        found = lease.read_text(encoding="utf-8")
+        found = storage.read(lease).decode()
         if found == _ENDED:
             return True
         holder = json.loads(found)
@@ -75,7 +75,7 @@ def _gone(lease, patience: float) -> bool:
         until = time.monotonic() + patience
         while time.monotonic() < until:
             time.sleep(min(1.0, patience / 10))
-            if (now := lease.read_text(encoding="utf-8")) != found:
+            if (now := storage.read(lease).decode()) != found:
                 return now == _ENDED
     except FileNotFoundError:  # another has taken the run meanwhile; the store lets only one create the next
         pass

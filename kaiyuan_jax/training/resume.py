@@ -54,7 +54,7 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
         for field, name in config.kept_files(experiment.schedule).items():
             source, copy = storage.path(getattr(experiment.schedule, field)), folder / name
             if not _same(source, copy):
-                storage.replace(copy, source.read_bytes())
+                storage.replace(copy, storage.read(source))
         kept = dataclasses.replace(experiment, branch=origin(folder, experiment)) if saved.steps(folder / "checkpoints") else experiment
         storage.replace(folder / "config.json", config.to_json(kept))
         yield folder
