@@ -218,11 +218,12 @@ def _entries(where, phase, available: Sequence[int], windows, length: int, probl
                 )
         return entries
     total = sum(available)
+    if total == 0:
+        problems.append(
+            f"{where}.uses: passes are so small that no source gives a single sequence; raise passes or shorten sequence_length"
+        )
+        return list(available)
     if not phase.tokens:
-        if total == 0:
-            problems.append(
-                f"{where}.uses: passes are so small that no source gives a single sequence; raise passes or shorten sequence_length"
-            )
         return list(available)
     if rows > total:
         problems.append(

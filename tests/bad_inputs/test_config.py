@@ -33,6 +33,7 @@ CASES = [
     Case("not a number", f"{GOOD} --config.schedule.peak=nan", ("config.schedule.peak: found nan, must be a finite number",)),
     Case("a name that would leave the folder", f"{GOOD} --config.name=../up", ("config.name: found '../up', must be a folder name",)),
     Case("an unknown source", f"{GOOD} --config.data.phases[0].uses[0].source=prose", ("uses[0].source: found 'prose'", "code")),
+    Case("passes that give nothing", f"{GOOD} --config.data.phases[0].uses[0].passes=1e-300", ("passes are so small",)),
     Case("an empty window", f"{GOOD} --config.data.phases[0].uses[0].window=(0.9,0.1)", ("window: found (0.9, 0.1)", "0 <= low < high")),
     Case(
         "two mistakes are two lines",
