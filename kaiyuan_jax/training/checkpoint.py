@@ -151,7 +151,7 @@ def read_items(folder, there: Facts, abstract: TrainState) -> dict:
 
 
 def verify(folder, there: Facts, items: dict) -> None:
-    """Raises DamagedError naming the first array whose fingerprint is not the saved one; the same on all processes."""
+    """Raises DamagedError naming the first array whose fingerprint is not the saved one, perhaps in one of several processes alone."""
     if there.fingerprints is None:
         return
     for item, tree in items.items():

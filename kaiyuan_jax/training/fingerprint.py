@@ -24,10 +24,11 @@ _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 def of(tree) -> dict[str, str]:
     """Leaf path -> such as `float32[2, 16] 0123456789abcdef`: dtype, shape and fingerprint of every jax or numpy array in `tree`.
 
-    All processes that hold shards must call it together, and get the same.
+    All processes that hold shards must call it together. They get the same, unless copies of one shard differ between them.
     """
     leaves = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-    lanes = jax.device_get([_program(_mesh(leaf))(leaf) for leaf in leaves.values()])  # all are dispatched before the first is read
+    # One after the other: collectives of two programs in flight may meet in another order on another process.
+    lanes = [jax.device_get(_program(_mesh(leaf))(leaf)) for leaf in leaves.values()]
     return {path: f"{kind(leaf)} {a:08x}{b:08x}" for (path, leaf), (a, b) in zip(leaves.items(), lanes, strict=True)}
 
 

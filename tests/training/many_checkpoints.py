@@ -1,0 +1,105 @@
+"""What the processes of test_checkpoints_of_many.py do; run by tests/processes.py."""
+
+import os
+import pathlib
+import resource
+import shutil
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from kaiyuan_jax import config
+from kaiyuan_jax.sharding import processes
+from kaiyuan_jax.training.checkpoints import Checkpoints, SaveError
+from tests.training.saved_states import abstract_of, some_state
+
+
+def sharded(seed: int):
+    """`some_state` cut over all devices of all processes."""
+    mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(AxisType.Auto,))
+
+    def place(leaf):
+        sharding = NamedSharding(mesh, PartitionSpec("a") if leaf.shape == (64, 32) else PartitionSpec())
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.asarray(leaf)[index])
+
+    return jax.tree.map(place, some_state(seed))
+
+
+def exact(state, seed: int) -> bool:
+    """Whether this process's shards are those of `sharded(seed)`."""
+    return all(
+        np.asarray(one.data).tobytes() == np.asarray(other.data).tobytes()
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(sharded(seed)), strict=True)
+        for one, other in zip(ours.addressable_shards, theirs.addressable_shards, strict=True)
+    )
+
+
+def opened(folder: str, **fields) -> Checkpoints:
+    return Checkpoints(folder, config.Checkpoint(**{"every": 10, "keep": 9} | fields))
+
+
+def save(folder: str, *steps: int) -> None:
+    checkpoints = opened(folder)
+    for step in steps:
+        checkpoints.save(step, sharded(step), {"step": step, "seconds": processes.index()})
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def damage(folder: str, parts: list[str]) -> list:
+    """[step, exact] of what is restored after the files of `parts` are spoilt, one after the other, in the newest checkpoint of a copy."""
+    return [_damaged(folder, part) for part in parts]
+
+
+def _damaged(folder: str, part: str) -> list:
+    copy = pathlib.Path(folder + part.replace("/", "_"))
+    if processes.index() == 0:
+        shutil.copytree(folder, copy)
+        for file in (copy / "20").glob(part):
+            file.unlink() if file.name == "metadata" else file.write_bytes(bytes(file.stat().st_size))
+    processes.barrier()
+    checkpoints = opened(str(copy))
+    state, progress = checkpoints.newest(abstract_of(sharded(20)))
+    checkpoints.close()
+    return [progress["step"], exact(state, progress["step"])]
+
+
+def copies(folder: str, local: str) -> list:
+    """What is restored with copies of 12 and 14 on both processes; with that of 14 on one alone; and with one of 12 damaged."""
+    fields = {"local": local, "local_every": 2}
+    checkpoints = opened(folder, **fields)
+    for step in (12, 14):
+        checkpoints.save_local(step, sharded(step), {"step": step, "seconds": processes.index()})
+    checkpoints._local.wait()
+    found = []
+    for spoil in (None, "14", "12/shards"):
+        if spoil and processes.index() == 1:
+            path = checkpoints._local.folder / spoil
+            shutil.rmtree(path) if path.is_dir() else path.write_bytes(path.read_bytes()[:-1] + b"x")
+        state, progress = opened(folder, **fields).newest(abstract_of(sharded(1)))
+        found.append([progress["step"], progress["seconds"], exact(state, progress["step"])])
+    return found
+
+
+def one_disk_full(folder: str) -> list:
+    """Process 1 cannot write files; both hear of it, wait and give up; then it can, and both go on."""
+    checkpoints = opened(folder)
+    checkpoints.patience = 2.0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if processes.index() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    checkpoints.save(30, sharded(30), {"step": 30})
+    try:
+        checkpoints.save(40, sharded(40), {"step": 40})
+        said = ""
+    except SaveError as error:
+        said = str(error)
+    if processes.index() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    processes.barrier()
+    there = sorted(os.listdir(folder))
+    checkpoints.save(50, sharded(50), {"step": 50})
+    checkpoints.wait()
+    state, progress = checkpoints.newest(abstract_of(sharded(1)))
+    return [said, there, progress["step"], exact(state, 50)]
