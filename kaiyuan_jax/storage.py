@@ -18,7 +18,7 @@ import re
 import shutil
 from pathlib import Path
 
-from kaiyuan_jax import files
+from kaiyuan_jax import files, secrets
 from kaiyuan_jax.config import UserError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}  # scheme -> the package that speaks it
@@ -29,6 +29,10 @@ class StorageError(UserError):
     """A remote folder that cannot be reached, or where this process may not do what it has to."""
 
 
+class NoAnswerError(StorageError, ConnectionError):
+    """A store that does not answer, which may be over soon."""
+
+
 def is_remote(name) -> bool:
     """Whether a name, or a path of `path`, is of an object store."""
     return str(name).startswith(tuple(f"{scheme}://" for scheme in PACKAGES))
@@ -37,12 +41,14 @@ def is_remote(name) -> bool:
 def path(name):
     """The path of a name: `pathlib.Path` of a local one, `epath.Path` of a remote one. What is a path already stays what it is.
 
-    Raises StorageError for a scheme that is not known or whose package is not installed.
+    Raises StorageError for a scheme that is not known or whose package is not installed, and for an address with credentials in it.
     """
     if not isinstance(name, str):
         return name
     if not re.match(r"\w+:/", name):
         return Path(name)
+    if kind := secrets.found(name):
+        raise StorageError(f"{secrets.redact(name)}: holds {kind}; give credentials by the environment, not in an address")
     if not re.match(r"(s3|gs)://[^/]", name):
         raise StorageError(f"{name}: must be a local folder, gs://bucket/folder or s3://bucket/folder")
     _system(name)
@@ -60,7 +66,7 @@ def absolute(name):
 def check(field: str, name: str) -> None:
     """Raises StorageError, beginning with the field or flag, unless a remote folder can be listed and its bucket exists.
 
-    Raises ConnectionError where the store does not answer, which may be over soon.
+    Raises NoAnswerError where the store does not answer.
     """
     try:
         found = path(name)
@@ -76,7 +82,7 @@ def check(field: str, name: str) -> None:
     except Exception as error:  # botocore, aiohttp and Google's client each have their own
         said = f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"
         if any("Connect" in kind.__name__ or "Timeout" in kind.__name__ for kind in type(error).__mro__):
-            raise ConnectionError(f"{field}={name}: the object store does not answer ({said})") from None
+            raise NoAnswerError(f"{field}={name}: the object store does not answer ({said})") from None
         remedy = "check the bucket, and the endpoint and the credentials in the environment"
         raise StorageError(f"{field}={name}: cannot be reached ({said}); {remedy}") from None
 

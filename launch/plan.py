@@ -18,7 +18,7 @@ the whole step that it recommends (minutes; compilers by `make targets`) and kee
 
 from absl import flags as absl_flags
 
-from kaiyuan_jax import plan
+from kaiyuan_jax import plan, storage
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.flags import checked, define_config, run
 
@@ -41,6 +41,7 @@ def main(argv):
         print(section.text(accuracy.section()))
         return
     experiment = checked(CONFIG)
+    storage.check("--config.output", experiment.folder)
     if TARGET.value:
         on_machine(experiment)
         return

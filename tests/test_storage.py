@@ -132,7 +132,7 @@ def test_a_store_that_does_not_answer_is_no_mistake_and_one_without_credentials_
     code += "except Exception as error: print(type(error).__name__, error)"
     given = os.environ | environment | {"AWS_MAX_ATTEMPTS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={k: v for k, v in given.items() if v}).stdout
-    kind = "ConnectionError" if "AWS_ENDPOINT_URL" in environment else "StorageError"
+    kind = "NoAnswerError" if "AWS_ENDPOINT_URL" in environment else "StorageError"
     assert said.startswith(f"{kind} --o=s3://run-folders/x: ") and len(said.splitlines()) == 1, said
 
 
