@@ -1,7 +1,8 @@
 """Evaluates models: python launch/evaluate.py --model=runs/x[,runs/x/checkpoints/1200,runs/x/averages/sma_last6]
 
-A run stands for its newest checkpoint. Held-out loss, bits per byte, next-passage choice and samples go to
-runs/x/evaluation/<model>.json. Models of one shape share their compiled programs, so several are best evaluated in one call.
+A run stands for its newest checkpoint; runs/x/checkpoints/1200/average is the running average inside one, where the run keeps it.
+Held-out loss, bits per byte, next-passage choice and samples go to runs/x/evaluation/<model>.json. Models of one shape share their
+compiled programs, so several are best evaluated in one call.
 """
 
 from absl import flags
@@ -25,8 +26,9 @@ def main(argv):
         stores = heldout.open_stores(experiment, trained_with)
         graphdef, abstract = decoder.abstract(experiment.model, experiment.precision)
         params = trained.weights(path, abstract)
-        name = path.name if path.parent.name == "averages" else f"checkpoint_{path.name}"
-        evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(path)["step"], stores=stores)
+        holder, item = trained.place(path)
+        name = path.name if path.parent.name == "averages" else f"checkpoint_{holder.name}" + f"_{item}" * (item == trained.AVERAGE)
+        evaluation = suite.evaluate(graphdef, params, experiment, name=name, step=checkpoint.progress(holder)["step"], stores=stores)
         written = suite.write(folder / "evaluation", evaluation)
         print(describe(evaluation.result))
         print(f"written: {written}\n", flush=True)

@@ -29,7 +29,7 @@ def main(argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a matter of host memory: an accelerator may be training meanwhile
     from kaiyuan_jax.data.prepare import tokenizer as tokenizers
     from kaiyuan_jax.models.hf import configs, read, tokenizer_files, write
-    from kaiyuan_jax.training import trained
+    from kaiyuan_jax.training import checkpoint, trained
 
     folder, parameters = trained.find("--model", MODEL.value)
     experiment = config.read(folder / "config.json")
@@ -39,7 +39,7 @@ def main(argv):
     end = tokenizers.end_of_document(tokenizer, END.value)
     count = write.count(model)
     target = new_folder(Path(OUTPUT.value), count * read.FLOATS[dtype].itemsize)
-    paths, leaf = trained.reader(parameters)
+    paths, leaf = checkpoint.leaf_reader(*trained.place(parameters))
     with write.appearing(target) as making:
         written = write.write(making, model, form, paths, leaf, dtype=dtype, shard_bytes=SHARD_BYTES.value)
         length = experiment.data.sequence_length

@@ -115,6 +115,7 @@ def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Wat
             if saving:
                 watch.beat("save", done)
                 record.save(done, now, checkpoints.save_now if ending or record.failed else checkpoints.save)
+                record.failed = False
                 record.report(done)
             if ending:
                 stop.agreed = preemption.REASONS[record.flag]

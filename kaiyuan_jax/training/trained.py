@@ -29,7 +29,7 @@ class Trained:
 
 def find(flag: str, item: str | Path) -> tuple[Path, Path]:
     """(run folder, folder of the parameters) of checkpoints/STEP, checkpoints/STEP/average or averages/NAME in a run, or of a run: then its
-    newest checkpoint. `weights` and `reader` read what it found.
+    newest checkpoint. `place` and `weights` take what it found.
 
     Raises UserError that begins with the flag and says what there is.
     """
@@ -52,18 +52,16 @@ def find(flag: str, item: str | Path) -> tuple[Path, Path]:
     return folder, checkpoint.complete(folder / "checkpoints" / str(steps[-1]))
 
 
+def place(found) -> tuple[Path, str]:
+    """(checkpoint or average, item in it) of the second of what `find` gives."""
+    running = found.name == AVERAGE and found.parent.parent.name == "checkpoints"
+    return (found.parent, AVERAGE) if running else (found, "parameters")
+
+
 def weights(found, abstract: dict) -> dict:
     """The parameters in the second of what `find` gives, as checkpoint.load_parameters reads them."""
-    if found.name == AVERAGE and found.parent.parent.name == "checkpoints":
-        return checkpoint.load_parameters(found.parent, abstract, AVERAGE)
-    return checkpoint.load_parameters(found, abstract)
-
-
-def reader(found):
-    """checkpoint.leaf_reader of the second of what `find` gives."""
-    if found.name == AVERAGE and found.parent.parent.name == "checkpoints":
-        return checkpoint.leaf_reader(found.parent, AVERAGE)
-    return checkpoint.leaf_reader(found)
+    folder, item = place(found)
+    return checkpoint.load_parameters(folder, abstract, item)
 
 
 def load(flag: str, item: str | Path, *, end: str = "") -> Trained:
