@@ -80,7 +80,7 @@ def check(field: str, name: str) -> None:
     except StorageError as error:
         raise StorageError(f"{field}={error}") from None
     except Exception as error:  # botocore, aiohttp and Google's client each have their own
-        said = f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"
+        said = secrets.redact(f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}")
         if any("Connect" in kind.__name__ or "Timeout" in kind.__name__ for kind in type(error).__mro__):
             raise NoAnswerError(f"{field}={name}: the object store does not answer ({said})") from None
         remedy = "check the bucket, and the endpoint and the credentials in the environment"
