@@ -202,7 +202,7 @@ class Checkpoint:
     """What is kept of a run while it runs; never less than averaging needs (all ours)."""
 
     every: int = 100  # steps; the last step is always saved
-    keep: int = 8  # newest checkpoints kept on disk
+    keep: int = 8  # newest checkpoints kept, of those at multiples of `every`; beside them the newest two of any step
     keep_steps: tuple[int, ...] = ()  # checkpoints that are never deleted, for runs that branch off them
     local: str = ""  # folder on every host's own disk or memory (/dev/shm/x) for copies between checkpoints, restored first; empty: none
     local_every: int = 0  # steps between these copies; 0: none
