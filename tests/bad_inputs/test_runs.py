@@ -19,6 +19,13 @@ def largest(where, damage):
 
 
 CASES = [
+    Case(
+        "an address with a password",
+        "--model=s3://key:canary7@b/run",
+        ("s3://[redacted]@b/run: holds a user or password",),
+        tool="evaluate",
+    ),
+    Case("an average at an address with a password", "--run=s3://key:canary7@b/run", ("[redacted]@b/run",), tool="average_checkpoints"),
     Case("no run", "--model=runs/none", ("--model=runs/none: ",), tool="evaluate"),
     Case("a run without its config", EVALUATE, ("--model=runs/trained: must be a run",), remove(f"{RUN}/config.json"), "evaluate"),
     Case("a run without its tokenizer", EVALUATE, ("--model=runs/trained: must be a run",), remove(f"{RUN}/tokenizer.json"), "evaluate"),
