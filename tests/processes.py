@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -22,7 +23,6 @@ def call(place: str, function: str, processes: int, devices: int, *arguments, ti
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     others = " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag)
     environment = os.environ | {"XLA_FLAGS": others, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-    environment["JAX_SHARE_BINARY_BETWEEN_HOSTS"] = "1"  # one of them compiles
     with tempfile.TemporaryDirectory() as folder:
         request = {"place": place, "function": function, "arguments": arguments, "coordinator": coordinator, "processes": processes}
         started, logs = [], [pathlib.Path(folder, f"{i}.log") for i in range(processes)]
@@ -52,7 +52,11 @@ def main(request: dict) -> None:
     specification = importlib.util.spec_from_file_location("called", request["place"])
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    result = getattr(module, request["function"])(*request["arguments"])
+    try:
+        result = getattr(module, request["function"])(*request["arguments"])
+    except Exception:
+        traceback.print_exc()
+        processes.leave(1)  # else it would wait for the others
     pathlib.Path(request["answer"]).write_text(json.dumps(result))
 
 

@@ -10,7 +10,7 @@ import pytest
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.training import checkpoint, loop
 
-FIELDS = dict(model__layers=1, checkpoint__every=3, logging__every=1)
+FIELDS = dict(model__layers=1, checkpoint__every=3, logging__every=1, schedule__warmup=0)
 
 
 def train(experiment, devices: int = 1):
@@ -31,8 +31,8 @@ def longer(tiny, parent):
 
     def make(**fields):
         start = f"{parent.folder}/checkpoints/3"
-        fields = dict(start=start, data__sequence_length=32, model__rope_base=500_000.0, schedule__warmup=0) | fields
-        experiment = tiny(**FIELDS, **fields)
+        fields = dict(start=start, data__sequence_length=32, model__rope_base=500_000.0) | fields
+        experiment = tiny(**FIELDS | fields)
         experiment.data.phases[0].tokens = 3 * 8 * 32
         return experiment
 
