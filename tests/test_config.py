@@ -86,6 +86,8 @@ BAD = [
     ("precision.scale_factor", 1.0, "config.precision.scale_factor: found 1.0, must be above 1"),
     ("precision.loss_scale", 0.5, "config.precision.loss_scale: found 0.5, must be at least scale_floor = 1.0"),
     ("mesh.tensor", 0, "config.mesh.tensor: found 0, must be above 0, or -1"),
+    ("mesh.context", -1, "config.mesh.context: found -1, must say how many devices cut a row"),
+    ("mesh.context", 3, "config.mesh.context: found 3; config.data.sequence_length is 128, must be a multiple of 6"),
     ("mesh.fsdp", -1, "config.mesh: found {'data': -1, 'fsdp': -1, 'tensor': 1, 'context': 1}, at most one axis may be -1"),
     ("checkpoint.every", 0, "config.checkpoint.every: found 0, must be above 0"),
     ("averaging.alpha", 1.0, "config.averaging.alpha: found 1.0, must lie between 0 and 1"),
