@@ -174,7 +174,7 @@ def check(folder: Path, environment: dict[str, str]) -> list[tuple]:
         for use in experiment.data.phases[0].uses:
             use.passes = 4.0
         experiment.data.phases[0].tokens = STEPS * experiment.data.sequence_length * experiment.data.batch_size
-        experiment.checkpoint = config.Checkpoint(every=EVERY, keep=3, grace=10.0)
+        experiment.checkpoint.every, experiment.checkpoint.grace = EVERY, 10.0
         experiment.evaluation.every = 0
         experiment.health.timeout = 600.0  # a busy machine may compile for long
         (case.folder / "config.json").write_text(config.to_json(experiment))
