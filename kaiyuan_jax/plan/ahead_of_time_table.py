@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kaiyuan_jax.plan import roofline
+from kaiyuan_jax.plan import roofline, setting
 
 GIB = 2**30
 HEAD = (
@@ -21,10 +21,7 @@ CPU seconds are those of the compiling process, wall seconds were taken beside m
 """
 
 # The table's targets, with the batch and the recomputation that their memory allows.
-KEPT = (
-    "--config.model.remat=names --config.model.remat_names=\"('query_projection','key_projection','query','key','value','attention_out',"
-    "'attention_branch','feedforward_in','gate','up','feedforward_branch')\""
-)
+KEPT = '--config.model.remat=names --config.model.remat_names="({})"'.format(",".join(f"'{name}'" for name in setting.PRODUCTS))
 WANTED = {
     "v5e:4x4": "--batch_per_chip=1",
     "v5e:16x16": "--batch_per_chip=1",
