@@ -30,7 +30,7 @@ def main(argv):
     folder = storage.path(RUN.value)
     if not (folder / "config.json").is_file():
         raise config.UserError(f"--run: found no {folder / 'config.json'}, must be the folder of a run; launch/train.py makes one")
-    experiment = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    experiment = config.read(folder / "config.json")
     kept = checkpoint.steps(folder / "checkpoints")
     if not kept:
         raise config.UserError(f"--run: {folder / 'checkpoints'} holds no complete checkpoint; train first")
@@ -38,7 +38,7 @@ def main(argv):
         steps, item, vector = [kept[-1]], "average", [1.0]
         name = NAME.value or "online"
     else:
-        steps, item = window(kept, experiment.averaging), "parameters"
+        steps, item = window(kept, experiment.checkpoint.every, experiment.averaging), "parameters"
         averaging = settings(experiment.averaging, len(steps))
         vector = weights.weights(averaging).tolist()
         name = NAME.value or default_name(averaging, STEPS.value)
@@ -55,8 +55,12 @@ def main(argv):
     print(f"written: {target}")
 
 
-def window(kept: list[int], averaging: config.Averaging) -> list[int]:
-    """The steps to average, newest first; raises UserError where a checkpoint is not there."""
+def window(kept: list[int], every: int, averaging: config.Averaging) -> list[int]:
+    """The steps to average, newest first: those asked for, or the newest that are kept.
+
+    What a stop saved between multiples of `every` is left out where there are enough without, so that a run that was stopped averages what
+    the same run averages that was not. Raises UserError where a checkpoint is not there.
+    """
     if STEPS.value is not None:
         try:
             steps = sorted({int(step) for step in STEPS.value}, reverse=True)
@@ -72,7 +76,8 @@ def window(kept: list[int], averaging: config.Averaging) -> list[int]:
             f"--last: found {last}, the window reaches before the first kept checkpoint; must be 1 to {len(kept)} "
             f"(kept: {', '.join(map(str, kept))}); another run can keep more with config.checkpoint.keep"
         )
-    return kept[::-1][:last]
+    regular = [step for step in kept if step % every == 0 or step == kept[-1]]
+    return (regular if len(regular) >= last else kept)[::-1][:last]
 
 
 def settings(averaging: config.Averaging, count: int) -> config.Averaging:
