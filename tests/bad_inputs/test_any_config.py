@@ -34,7 +34,7 @@ def numbers(value, path=()):
 
 @pytest.mark.parametrize("changes", [1, 3])
 def test_any_numbers_are_planned_or_refused(prepared, changes):
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def change(data):
         made = experiment(prepared)

@@ -15,7 +15,11 @@ BRIEF = "--config.evaluation.questions=0 --config.evaluation.samples=0 --config.
 CASES = [
     Case("a law cut short", "--law=law.json --schedule=schedule.json", ("law.json is not JSON",), cut("law.json", 0.5), "predict_loss"),
     Case(
-        "a store from elsewhere", "--config=experiment.py", ("manifest.json has tokens 'many'",), edit("store/manifest.json", tokens="many")
+        "a store from elsewhere",
+        "--config=experiment.py",
+        ("manifest.json has tokens 'many'",),
+        edit("store/manifest.json", tokens="many"),
+        "plan",
     ),
     Case(
         "an address with a password",

@@ -36,7 +36,7 @@ class Reader:
     read: Read
     refuses: tuple[type[Exception], ...] = (UserError,)
     is_json: bool = False
-    files: int = 120  # how many damaged ones a test feeds it
+    files: int = 80  # how many damaged ones a test feeds it
 
 
 def experiment() -> config.Experiment:
