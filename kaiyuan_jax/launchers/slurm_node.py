@@ -51,7 +51,10 @@ def cluster(folder: Path, cpus: int) -> Iterator[dict[str, str]]:
             if time.monotonic() > end or any(process.poll() is not None for process in started):
                 raise UserError(f"Slurm does not start; see the .out files in {folder}")
             time.sleep(0.5)
-        yield environment
+        try:
+            yield environment
+        finally:
+            _end_jobs(environment)
     finally:
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
@@ -60,6 +63,16 @@ def cluster(folder: Path, cpus: int) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _end_jobs(environment: dict[str, str]) -> None:
+    """Jobs would outlive the daemons."""
+    subprocess.run(
+        ["scancel", "--full", "--signal=KILL", f"--user={pwd.getpwuid(os.getuid()).pw_name}"], env=environment, capture_output=True
+    )
+    end = time.monotonic() + 60
+    while subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True).stdout and time.monotonic() < end:
+        time.sleep(0.5)
 
 
 def configuration(folder: Path, cpus: int) -> str:
