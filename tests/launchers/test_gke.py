@@ -6,7 +6,7 @@ import yaml
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.launchers import gke, tpus
 
-# field -> fields below it; "*": anything. From the API's types; a field that is not there the cluster refuses.
+# field -> fields below it; "*": anything. Written by hand; a field that is not there the cluster refuses.
 POD = {
     "restartPolicy": "", "terminationGracePeriodSeconds": "", "hostNetwork": "", "dnsPolicy": "", "nodeSelector": "*",
     "serviceAccountName": "",
