@@ -24,8 +24,11 @@ SECRETS = [
     f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}\n-----END RSA PRIVATE KEY-----",
 ]
 PLAIN = [
-    "gs://bucket/runs/a", "s3://bucket/a=b/c", "hf://datasets/owner/name@main/data/*.parquet", "ssh://git@host/repo", "runs/a@2/checkpoints",
-    "--tokens=128 --sample_tokens=48 --config.data.verify_tokens=1000000000 --tokenizer=stores/a/tokenizer.json", "special token: <|endoftext|>",
+    "gs://bucket/runs/a", "s3://bucket/a=b/c", "hf://datasets/owner/name@main/data/*.parquet",
+    "ssh://git@host/repo",
+    "runs/a@2/checkpoints",
+    "--tokens=128 --sample_tokens=48 --config.data.verify_tokens=1000000000 --tokenizer=stores/a/tokenizer.json",
+    "special token: <|endoftext|>",
     "https://host/x?page=2&monkey=12345678", "token 17 is 300, outside the vocabulary", "a key of the table", "keyed hash of the text",
 ]  # fmt: skip
 
