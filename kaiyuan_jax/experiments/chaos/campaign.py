@@ -41,7 +41,7 @@ class Injected:
     arrangement: str
     run: int
     session: int
-    step: int  # batches taken before it
+    step: int  # updates of the run behind the last batch that its session had taken before it; 0 for none
     detail: str
     time: float  # monotonic seconds; not kept
     repeated: int = 0  # of these batches, how many were taken again
@@ -272,12 +272,16 @@ class Run:
         return any(injected.kind in kinds and injected.session >= session for injected in self.injected)
 
     def _measure(self) -> None:
-        """How much each fault made the run repeat, and how long it took to come beyond it."""
+        """How much each fault made the run repeat, and how long it took to come beyond it.
+
+        Counted are the batches that its own session had taken: what an earlier fault lost is not lost again by one while starting.
+        """
         over = time.monotonic()
-        taken = sorted((event["time"], event["step"]) for session in self.sessions for event in session.batches())
+        taken = sorted((event["time"], event["step"], session.number) for session in self.sessions for event in session.batches())
         for injected in self.injected:
-            injected.step = max((step + 1 for at, step in taken if at <= injected.time), default=0)
-            later = [(at, step) for at, step in taken if at > injected.time]
+            own = [step for at, step, session in taken if session == injected.session and at <= injected.time]
+            later = [(at, step) for at, step, _ in taken if at > injected.time]
+            injected.step = max(own, default=-1) + 1
             beyond = next((at for at, step in later if step >= injected.step), over)
             injected.seconds = round(beyond - injected.time, 2)
             injected.repeated = max((injected.step - step for at, step in later if at <= beyond), default=0)
