@@ -91,6 +91,9 @@ def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Wat
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(contextlib.closing(Record(job, checkpoints, begin, progress, known)))
         feed = stack.enter_context(contextlib.closing(Feed(job, begin)))
+        if progress.get("owed") and job.evaluate and not record.evaluated(begin):
+            watch.beat("evaluate", begin)
+            record.heldout(begin, now.params, job.average_of(now, begin))
         for done in range(begin + 1, last + 1):
             watch.beat("read a batch", done)
             batch, waited = feed.next()
@@ -107,14 +110,15 @@ def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Wat
             if evaluating or saving or copying:
                 record.read()
                 record.check(done, now)
-            if evaluating and job.evaluate:
+            owed = bool(evaluating and ending and done < last)  # a stop has no time for it: the next session begins with it
+            if evaluating and job.evaluate and not owed:
                 watch.beat("evaluate", done)
                 record.heldout(done, now.params, job.average_of(now, done))
             if copying:
                 record.save(done, now, checkpoints.save_local)
             if saving:
                 watch.beat("save", done)
-                record.save(done, now, checkpoints.save_now if ending or record.failed else checkpoints.save)
+                record.save(done, now, checkpoints.save_now if ending or record.failed else checkpoints.save, owed)
                 record.failed = False
                 record.report(done)
             if ending:

@@ -198,6 +198,10 @@ class Log:
         self._file.flush()
         self._show(step, values)
 
+    def lines(self) -> list[dict]:
+        """All lines so far."""
+        return read(self._path)
+
     def _show(self, step: int, values: dict) -> None:
         if self._board:
             for name, value in values.items():

@@ -142,8 +142,15 @@ class Record:
                     line[f"{name}/mean"] = float(np.mean(list(losses.values())))
         self._write(done, line)
 
-    def save(self, done: int, now: state.TrainState, write: Callable[[int, state.TrainState, dict], None]) -> None:
-        """Gives `write` the state after update `done` and what the sums since the last line are, once every line before is on disk."""
+    def evaluated(self, step: int) -> bool:
+        """Whether the held-out losses after update `step` are among the lines; the same on every process."""
+        return processes.agree(bool(self._log and any(line["step"] == step and "heldout/mean" in line for line in self._log.lines())))
+
+    def save(self, done: int, now: state.TrainState, write: Callable[[int, state.TrainState, dict], None], owed: bool = False) -> None:
+        """Gives `write` the state after update `done` and what the sums since the last line are, once every line before is on disk.
+
+        owed: the evaluation of this step is left to the session that goes on from here.
+        """
         with self._clock.paused():
             if self._log:
                 self._log.sync()
@@ -156,6 +163,7 @@ class Record:
                 "window": online.describe(self.job.experiment.averaging, self.job.plan.steps),
                 "recent": self.divergences.recent(),
                 "left_out": self.divergences.left_out(done),
+                "owed": owed,
                 "order": self.job.order,
             }
             write(done, now, progress)

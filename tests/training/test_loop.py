@@ -1,6 +1,9 @@
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -66,6 +69,31 @@ def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop, li
     assert lines(whole) == expected
     for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(parameters(whole, 100)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_stop_leaves_an_evaluation_that_is_due_to_the_next_session(tiny, tiny_in, tmp_path, lines):
+    fields = dict(evaluation__every=1, logging__every=1, checkpoint__every=40)
+    train(whole := tiny_in(tmp_path / "whole", **fields))
+    stopped = tiny(**fields)
+    written = Path(stopped.folder) / "metrics.jsonl"
+
+    def stop():
+        while not written.exists() or written.read_bytes().count(b"\n") < 6:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    result = train(stopped)
+    thread.join()
+    assert not result.finished and "heldout/mean" not in metrics.read(written)[-1]
+    before = written.read_bytes()
+    assert train(stopped).finished and lines(stopped) == lines(whole)
+    for step in checkpoint.steps(f"{stopped.folder}/checkpoints"):  # killed after that evaluation, before the next save
+        if step > result.step:
+            shutil.rmtree(f"{stopped.folder}/checkpoints/{step}")
+    assert written.read_bytes().startswith(before)
+    assert train(stopped).finished and lines(stopped) == lines(whole)
 
 
 def test_a_finished_run_is_left_alone(tiny, capsys, lines):
