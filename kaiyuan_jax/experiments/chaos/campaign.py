@@ -156,7 +156,7 @@ class Run:
             left = count - len(self.injected)
             if left > 0:
                 processes = self._between(processes)
-            inner = [faults.inside(self.draw, kind) for kind in self._pick("inside", processes, min(left, self.draw.randint(0, 3)))]
+            inner = [faults.inside(self.draw, kind) for kind in self._pick("inside", processes, min(left, self.draw.randint(1, 3)))]
             kinds = self._pick("strike", processes, min(max(left - len(inner), 0), 2))
             strikes = [faults.strike(self.draw, kind, self._saved(), processes, self.start) for kind in faults.in_turn(kinds)]
             ended = self._session(processes, inner, strikes)
@@ -173,7 +173,7 @@ class Run:
 
     def _between(self, processes: int) -> int:
         """Sometimes damages a checkpoint or takes another number of processes, which it returns."""
-        for kind in self._pick("between", processes, self.sessions != [] and self.draw.random() < 0.5):
+        for kind in self._pick("between", processes, self.sessions != [] and self.draw.random() < 0.8):
             if kind == "processes":
                 other = self.draw.choice([other for other in self.arrangement.processes if other != processes])
                 self._note(kind, f"{processes} -> {other}")

@@ -67,13 +67,13 @@ class Strike:
 def inside(draw: random.Random, kind: str) -> dict:
     """The order for a fault that process 0 brings about itself."""
     if kind == "slow_read":
-        return {"kind": kind, "read": draw.randint(1, 30), "seconds": draw.uniform(0.2, 1.5)}
+        return {"kind": kind, "read": draw.randint(1, 14), "seconds": draw.uniform(0.2, 1.5)}
     if kind == "failing_read":
-        return {"kind": kind, "read": draw.randint(1, 30), "times": draw.randint(1, 2)}
+        return {"kind": kind, "read": draw.randint(1, 14), "times": draw.randint(1, 2)}
     if kind == "dead_read":
-        return {"kind": kind, "read": draw.randint(1, 24)}
+        return {"kind": kind, "read": draw.randint(1, 14)}
     if kind == "clock":
-        return {"kind": kind, "after": draw.uniform(0, 8), "seconds": draw.choice((-1, 1)) * draw.choice((3.0, 600.0, 86_400.0, 4e7))}
+        return {"kind": kind, "after": draw.uniform(0, 5), "seconds": draw.choice((-1, 1)) * draw.choice((3.0, 600.0, 86_400.0, 4e7))}
     raise ValueError(kind)
 
 
