@@ -11,6 +11,7 @@ it is Google's.
 
 import contextlib
 import dataclasses
+import http.client
 import os
 import signal
 import threading
@@ -81,7 +82,7 @@ def noticed(host: str) -> bool:
 
 def _poll(host: str, stop: Stop, ended: threading.Event) -> None:
     while not stop.flag:
-        with contextlib.suppress(OSError):  # a server that does not answer has given no notice
+        with contextlib.suppress(OSError, http.client.HTTPException):  # a server that does not answer has given no notice
             if noticed(host):
                 stop.ask(NOTICE)
         if ended.wait(POLL):

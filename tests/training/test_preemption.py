@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import time
 
 import jax
 import pytest
@@ -16,6 +17,10 @@ def metadata(monkeypatch):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             assert self.headers["Metadata-Flavor"] == "Google"
+            if not server.event:  # as a server that is being started
+                server.event = "TERMINATE_ON_HOST_MAINTENANCE"
+                self.wfile.write(b"no HTTP\r\n")
+                return
             value = {"/computeMetadata/v1/instance/maintenance-event": server.event, "/computeMetadata/v1/instance/preempted": "FALSE"}
             self.send_response(200)
             self.end_headers()
@@ -41,6 +46,16 @@ def test_a_maintenance_notice_stops_the_run_with_everything_saved(tiny, metadata
     assert f"maintenance notice: saved step {result.step} of 100" in capsys.readouterr().out
     metadata.event = "NONE"
     assert loop.train(tiny(), jax.devices()[:1]).finished
+
+
+def test_an_answer_that_is_none_does_not_end_the_listening(metadata, monkeypatch):
+    monkeypatch.setattr(preemption, "POLL", 0.05)
+    metadata.event = ""
+    with preemption.listening() as stop:
+        end = time.monotonic() + 10
+        while not stop.flag and time.monotonic() < end:
+            time.sleep(0.02)
+    assert preemption.REASONS[stop.flag] == preemption.NOTICE
 
 
 def test_no_notice_and_no_server_are_no_reason(metadata):
