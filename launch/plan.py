@@ -59,7 +59,7 @@ def on_machine(experiment):
     check_target("html", HTML.value, ".html")
     target = machine.named(TARGET.value, CHIPS.value)
     prices = machine.prices(PRICE.value, target)
-    elsewhere = [topology.target(name) for name in (machine.ELSEWHERE if WHAT_IF.value is None else WHAT_IF.value)]
+    elsewhere = [topology.target(name, "what_if") for name in (machine.ELSEWHERE if WHAT_IF.value is None else WHAT_IF.value)]
     plan.describe(experiment)  # refuses what cannot run before minutes are spent
     if COMPILE.value:
         compiled.ensure(experiment, target, TIMEOUT.value)

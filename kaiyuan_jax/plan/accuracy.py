@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kaiyuan_jax.plan import compiled, search, setting
+from kaiyuan_jax.plan import compiled, machine, search, setting
 from kaiyuan_jax.plan.section import Section, Table
 from kaiyuan_jax.sharding import topology
 
@@ -32,11 +32,10 @@ def compare(result: dict) -> Compared:
     experiment, target = compiled.experiment_of(result["key"]), topology.target(result["key"]["target"])
     one = setting.asked(experiment, target)
     found = search.look(experiment, target, one)
-    rows = f"{one.rows(experiment)} row{'s' * (one.rows(experiment) > 1)}"
     model = experiment.model
     shape = f", {model.layers} layers, V {model.vocabulary:,}" if (model.layers, model.vocabulary) != (28, 151_936) else ""
     return Compared(
-        name=f"{target.name}: {one.words}, {rows}{shape}",
+        name=f"{target.name}: {one.words}, {machine.row_words(one, experiment)}{shape}",
         estimated=found.needed,
         compiled=result["memory"]["needed"],
         flops=found.speed.line.executed,

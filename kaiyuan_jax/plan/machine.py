@@ -13,9 +13,9 @@ from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.plan import compiled, memory, search, speed
 from kaiyuan_jax.plan import setting as settings
 from kaiyuan_jax.plan.search import Found
-from kaiyuan_jax.plan.section import Code, Section, Table, human
+from kaiyuan_jax.plan.section import Code, Section, Table, human, short
 from kaiyuan_jax.plan.timeline import phase_steps
-from kaiyuan_jax.plan.traffic import span
+from kaiyuan_jax.plan.traffic import gb, span
 from kaiyuan_jax.sharding import chips as known_chips
 from kaiyuan_jax.sharding import topology
 
@@ -133,7 +133,9 @@ def _memory(experiment, machine):
             results[title] = result
             columns.append(("compiled, GiB", None, result["memory"]))
     if columns:
-        parts += [f"{title}: {one.setting.words}, {one.setting.rows(experiment)} rows a micro-batch" for title, one in shown.items() if one]
+        parts += [
+            f"{title}: {one.setting.words}, {row_words(one.setting, experiment)} a micro-batch" for title, one in shown.items() if one
+        ]
         parts.append(Table(("category", *(title for title, *_ in columns)), _categories(columns), "<" + ">" * len(columns)))
     parts += [_origin(title, result) for title, result in results.items()]
     if len(results) < sum(one is not None for one in shown.values()):
@@ -206,18 +208,18 @@ def _time(experiment, plan, machine, prices):
         ("tokens/s, all chips", *(pair(f"{x:,.0f}" for x in one.band) for one in shown.values())),
         ("model FLOP utilisation", *(pair(f"{x:.0%}" for x in one.utilisation) for one in shown.values())),
         ("a step", *(pair(span(x) for x in (one.worst, one.line.seconds)) for one in shown.values())),
-        ("the run, days", *(pair(f"{x:,.1f}" for x in days(plan, one)) for one in shown.values())),
-        ("chip-hours", *(pair(f"{24 * x * target.chips:,.0f}" for x in days(plan, one)) for one in shown.values())),
+        ("the run, days", *(pair(short(x) for x in days(plan, one)) for one in shown.values())),
+        ("chip-hours", *(pair(short(24 * x * target.chips) for x in days(plan, one)) for one in shown.values())),
     ]
     if price:
-        cost = [pair(f"{24 * x * target.chips * price:,.0f}" for x in days(plan, one)) for one in shown.values()]
+        cost = [pair(short(24 * x * target.chips * price) for x in days(plan, one)) for one in shown.values()]
         rows.append((f"cost at {price:g} a chip-hour", *cost))
     first = next(iter(shown.values()))
     line = first.line
-    received = ", ".join(f"{axis} {size / 1e9:.3g} GB" for axis, size in first.collectives.items()) or "nothing"
+    received = ", ".join(f"{axis} {gb(size)}" for axis, size in first.collectives.items()) or "nothing"
     parts = [
         Table(("at worst to at best", *shown), rows, "<" + ">" * len(shown)),
-        f"Bound by {line.bound} ({next(iter(shown))}): a step takes at least {line.compute:.3g} s for {line.executed / 1e12:,.0f} TFLOP "
+        f"Bound by {line.bound} ({next(iter(shown))}): a step takes at least {line.compute:.3g} s for {short(line.executed / 1e12)} TFLOP "
         f"at 70% of the peak, {line.memory:.3g} s of memory traffic, {line.exchange:.3g} s of exchange ({received} received).",
         "At best these overlap perfectly: a bound that no run exceeds by much. At worst they follow one another, or the step reaches "
         f"{speed.LOW:.0%} MFU, whichever is slower. MFU counts causal attention as half and nothing that is computed twice.",
@@ -264,7 +266,7 @@ def _elsewhere(experiment, plan, targets, prices):
             rows.append((target.name, str(target.chips), "nothing fits", "", "", "", ""))
             continue
         needs, price = days(plan, best.speed), prices.get(target.chip.name)
-        cost = pair(f"{24 * x * target.chips * price / 1000:,.0f}k" for x in needs) if price else ""
+        cost = pair(_thousands(24 * x * target.chips * price) for x in needs) if price else ""
         memory_ = f"{best.needed / GIB:.0f} of {best.available / GIB:.0f}"
         speeds = pair(f"{x / target.chips / 1000:.1f}k" for x in best.speed.band)
         rows.append((target.name, str(target.chips), best.setting.words, memory_, speeds, pair(f"{x:.3g}" for x in needs), cost))
@@ -273,6 +275,16 @@ def _elsewhere(experiment, plan, targets, prices):
     table = Table(tuple(head[i] for i in keep), [tuple(row[i] for i in keep) for row in rows], "".join("<><>>>>"[i] for i in keep))
     note = "The same run on other machines, each used the fastest way that fits by arithmetic; at worst to at best, as above."
     return Section("What if", [note, table])
+
+
+def _thousands(cost: float) -> str:
+    return f"{cost / 1000:,.0f}k" if cost >= 10_000 else short(cost)
+
+
+def row_words(setting: settings.Setting, experiment: Experiment) -> str:
+    """Rows of a device in a micro-batch."""
+    count = setting.rows(experiment)
+    return f"{count} row{'s' * (count > 1)}"
 
 
 def days(plan: Plan, one: speed.Speed) -> tuple[float, float]:

@@ -15,14 +15,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Flags of a command, each on lines of its own."""
+    """Flags of a command, each on lines of its own, to be put behind a command that ends in a backslash."""
 
     flags: list[str]
 
     @property
     def lines(self) -> list[str]:
         """A shell takes them as they are; a long tuple goes on in a second line inside its quotes."""
-        return [line for flag in self.flags for line in _folded(flag)]
+        ended = [*(f"{flag} \\" for flag in self.flags[:-1]), *self.flags[-1:]]
+        return [line for flag in ended for line in _folded(flag)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,3 +79,8 @@ def human(count: float) -> str:
         if count >= 0.9995 * size and count >= 1e5:
             return f"{count / size:.3g}{unit}"
     return f"{count:,}"
+
+
+def short(value: float) -> str:
+    """A number in at least three digits, none behind the point of large ones: 198,746, 30.8 or 0.00012."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -13,7 +13,7 @@ from kaiyuan_jax.data.recipe import Plan
 from kaiyuan_jax.models import flops
 from kaiyuan_jax.plan import domains, forecast, repetition, section
 from kaiyuan_jax.plan.checks import warnings
-from kaiyuan_jax.plan.section import human, table
+from kaiyuan_jax.plan.section import human, short, table
 from kaiyuan_jax.plan.timeline import learning_rate, peak_rate, phase_steps, spread, window, window_rates
 from kaiyuan_jax.schedules import build as schedules
 from kaiyuan_jax.schedules import file
@@ -40,7 +40,7 @@ def _header(experiment, plan):
     rows = f"{plan.batch_size:,} rows of {plan.sequence_length:,}"
     lines = [
         ("parameters", f"{count:,}"),
-        ("tokens", f"{plan.tokens:,} ({human(plan.tokens)}, {_short(plan.tokens / count)} a parameter)"),
+        ("tokens", f"{plan.tokens:,} ({human(plan.tokens)}, {short(plan.tokens / count)} a parameter)"),
         ("steps", f"{plan.steps:,} of {human(plan.batch_size * plan.sequence_length)} tokens ({rows})"),
         ("compute", f"{per_token * plan.tokens:.3g} FLOP ({per_token:.3g} a token; causal attention halved, nothing recomputed)"),
     ]
@@ -227,7 +227,3 @@ def _listed(items: list[str]) -> str:
 def _elided(text: str, width: int) -> str:
     half = (width - 3) // 2
     return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -62,24 +62,24 @@ class Target:
         return CORES.get(self.chip.name, 1)
 
 
-def target(name: str) -> Target:
-    """The target of that name. Raises UserError for one that does not exist."""
+def target(name: str, flag: str = "target") -> Target:
+    """The target of that name, given by a flag. Raises UserError for one that does not exist."""
     kind, _, topology = name.partition(":")
     chip = chips.named(ALIASES.get(kind, kind))
     if chip is None or chip.name not in KINDS:
         known = ", ".join([*KINDS, *ALIASES])
-        raise UserError(f"--target={name}: found {kind!r} before the colon, must be one of {known}, such as v5e:4x4 or hopper:8")
+        raise UserError(f"--{flag}={name}: found {kind!r} before the colon, must be one of {known}, such as v5e:4x4 or hopper:8")
     if chip.platform == "gpu":
         count = int(topology) if re.fullmatch("[1-9][0-9]{0,4}", topology) else 0
         if not count or (count > HOST and count % HOST):
-            raise UserError(f"--target={name}: found {topology!r}, must be a number of GPUs, at most {HOST} or a multiple of it")
+            raise UserError(f"--{flag}={name}: found {topology!r}, must be a number of GPUs, at most {HOST} or a multiple of it")
         return Target(name, chip, (-(-count // HOST), min(count, HOST)))
     sides = tuple(int(side) for side in topology.split("x")) if re.fullmatch("[1-9][0-9]*(x[1-9][0-9]*)+", topology) else ()
     if len(sides) != chip.torus:
         example = "x".join(["4"] * chip.torus)
-        raise UserError(f"--target={name}: found {topology!r}, must be the {chip.torus} sides of a slice, such as {kind}:{example}")
+        raise UserError(f"--{flag}={name}: found {topology!r}, must be the {chip.torus} sides of a slice, such as {kind}:{example}")
     if math.prod(sides) > 1 and (sides[0] % 2 or sides[1] % 2):
-        raise UserError(f"--target={name}: found {topology!r}, the first two sides must be even: a host has 2x2 chips")
+        raise UserError(f"--{flag}={name}: found {topology!r}, the first two sides must be even: a host has 2x2 chips")
     return Target(name, chip, sides)
 
 

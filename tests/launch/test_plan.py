@@ -19,10 +19,9 @@ def test_the_published_run_is_planned_for_a_pod_and_the_flags_it_recommends_are_
     assert done.returncode == 0, done.stderr
     assert "kaiyuan_2b on v5p:4x4x4, 64 chips" in done.stdout and "In 336 hours" in done.stdout and "Limits of each phase" in done.stdout
     assert (tmp_path / "plan.html").read_text().startswith("<!doctype html>")
-    recommended = done.stdout.split("the same numbers trained:\n")[1].split("\n\n")[0].replace("\n      ", "\n")
+    recommended = done.stdout.split("the same numbers trained:\n")[1].split("\n\n")[0]
     again = subprocess.run(
-        ["bash", "-c", f"{sys.executable} launch/plan.py --config=configs/kaiyuan_2b.py --target=v5p:4x4x4 --what_if= \\\n"
-         + " ".join(part.strip() for part in recommended.split("\n    "))],
+        ["bash", "-c", f"{sys.executable} launch/plan.py --config=configs/kaiyuan_2b.py --target=v5p:4x4x4 --what_if= \\\n{recommended}"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
@@ -36,7 +35,7 @@ def test_the_published_run_is_planned_for_a_pod_and_the_flags_it_recommends_are_
         (["--target=v5p:4x4x4", "--chips=8"], "--chips=8: --target=v5p:4x4x4 has 64; leave one out"),
         (["--target=v5p:4x4x4", "--price=much"], "--price=much: must be a number above 0"),
         (["--target=v5p:4x4x4", "--html=plan.md"], "--html=plan.md: must end in .html"),
-        (["--target=v5p:4x4x4", "--what_if=v5p:3"], "--target=v5p:3: found '3', must be the 3 sides"),
+        (["--target=v5p:4x4x4", "--what_if=v5p:3"], "--what_if=v5p:3: found '3', must be the 3 sides"),
         (["--hours=3"], "--hours: needs a machine; name one, such as --target=v5p:4x4x4"),
         (["--compile"], "--compile: needs a machine"),
         (["--target=v5p:4x4x4", "--config.data.batch_size=0"], "config.data.batch_size"),

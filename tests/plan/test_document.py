@@ -102,7 +102,7 @@ def test_the_html_is_one_file_with_curves_warnings_and_tables_and_fetches_nothin
     page = described(tree=experiment(), elsewhere=("hopper:8",), hours=4.0)
     text = page.html()
     assert text.startswith("<!doctype html>") and text.count("<svg") == 1 and text.count("<table>") >= 3
-    assert "repetition: beyond 11.7 passes" in text and "domains: two: 100.0% code" in text
+    assert "repetition: read more than 11.7 times in all" in text and "domains: two: 100.0% code" in text
     assert not re.search(r"<script|<link|<img|src=|href=|https?://", text)
     assert "polyline" in text and ">averaged<" in text and ">one<" in text
 

@@ -176,7 +176,7 @@ def test_averaging_across_a_deep_decay_is_warned_about():
 def test_passes_beyond_the_limit_of_reuse_are_warned_about_with_what_they_are_worth():
     lines = warned(experiment([phase(passes=14.0)]))
     assert any("prose 14 (worth 9.78)" in line for line in lines)
-    assert any("beyond 11.7 passes another one is worth less than half a fresh one" in line and "which prose is" in line for line in lines)
+    assert any("read more than 11.7 times in all: prose. From there on a pass is worth less than half" in line for line in lines)
 
 
 def test_wma_with_an_ascending_order_is_warned_about():
