@@ -43,7 +43,7 @@ def s3():
     server.start()
     environment = {
         "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
-        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_ACCESS_KEY_ID": "key-id-never-to-be-seen",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
