@@ -28,8 +28,8 @@ _KINDS = (
     (
         "a key",
         re.compile(
-            r"\b(?:hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|sk-[\w-]{20,}|AIza[\w-]{30,}|"
-            r"ya29\.[\w-]{20,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
+            r"\b(?:(?:hf|gh[pousr])_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|"
+            r"sk-(?:[\w-]*[-_])?[A-Za-z0-9]{20,}[\w-]*|ya29\.[\w-]{20,}|xox[abprs]-\d[\w-]{9,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
         ),
     ),
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)", re.S)),

@@ -17,8 +17,8 @@ from kaiyuan_jax.flags import one_thread, run
 FAULTS = flags.DEFINE_integer("faults", 50, "Faults to bring about.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the kinds and moments that are drawn.")
 OUTPUT = flags.DEFINE_string("output", "runs/chaos", "Folder for the runs, journals and results; one for each seed and choice of kinds.")
-KINDS = flags.DEFINE_list("kinds", [], "Only these kinds, such as kill_step,truncated; empty: all.")
-ARRANGEMENTS = flags.DEFINE_list("arrangements", [], "Only these, such as one or two (see --help); empty: all.")
+KINDS = flags.DEFINE_list("kinds", [], "Only these kinds, such as kill_step,truncated; empty: all. A wrong name lists them.")
+ARRANGEMENTS = flags.DEFINE_list("arrangements", [], "Only these, such as one,two_processes; empty: all. A wrong name lists them.")
 
 
 def main(argv):

@@ -52,6 +52,10 @@ def main(argv):
     )
     passed, jax = tuple(command.others(PASSED)), importlib.metadata.version("jax")
     job.check()
+    if CLUSTER.value and not job.slice.generation.api:
+        raise UserError(
+            f"--cluster={CLUSTER.value}: what XPK calls slices of --target={TARGET.value} is not known; leave it out, and kubectl is used"
+        )
     if PRINT.value:
         folder = Path("build/snapshots/SNAPSHOT")
         lines = [shlex.join(line) for line in gke.commands(job, folder)]

@@ -28,7 +28,9 @@ RUNTIME = flags.DEFINE_string("runtime", "", "Image of the TPU VMs; empty: the g
 CREATE = flags.DEFINE_multi_string(
     "create", [], "One more option of queued-resources create, such as --create=--network=x; may be repeated."
 )
-RESTARTS = flags.DEFINE_integer("restarts", 10, "Starts without a newer checkpoint, here and on each worker, after which it gives up.")
+RESTARTS = flags.DEFINE_integer(
+    "restarts", 10, "Starts without a newer checkpoint, here and on each worker, after which it gives up.", lower_bound=0
+)
 BACKOFF = flags.DEFINE_float("backoff", 10.0, "Seconds before the first of them; doubled each time, at most 300.", lower_bound=0.0)
 PRINT = flags.DEFINE_bool("print", False, "Print the commands and exit.")
 

@@ -21,12 +21,15 @@ SECRETS = [
     f"Authorization: Bearer {CANARY}{CANARY}",
     f"hf_{CANARY}{CANARY}",
     f"ghp_{CANARY}{CANARY}",
+    f"sk-proj-{CANARY}{CANARY}",
+    f"xoxb-12-{CANARY}",
     f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}\n-----END RSA PRIVATE KEY-----",
 ]
 PLAIN = [
     "gs://bucket/runs/a", "s3://bucket/a=b/c", "hf://datasets/owner/name@main/data/*.parquet",
     "ssh://git@host/repo",
-    "runs/a@2/checkpoints",
+    "runs/a@2/checkpoints", "runs/sk-learn-baseline-of-the-year", "stores/hf_fineweb_edu_chinese_v2/train", "runs/xoxb-ablation-study",
+    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "models--Qwen--Qwen3-1.7B-Base",
     "--tokens=128 --sample_tokens=48 --config.data.verify_tokens=1000000000 --tokenizer=stores/a/tokenizer.json",
     "special token: <|endoftext|>",
     "https://host/x?page=2&monkey=12345678", "token 17 is 300, outside the vocabulary", "a key of the table", "keyed hash of the text",

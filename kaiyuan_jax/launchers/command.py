@@ -7,13 +7,14 @@ A launcher's own flags stand before `--`, those of launch/train.py after it and 
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from kaiyuan_jax.config import Experiment, UserError
 from kaiyuan_jax.data import recipe
-from kaiyuan_jax.flags import checked, define_config, parse
+from kaiyuan_jax.flags import checked, complain, define_config, parse
 from kaiyuan_jax.training import saved
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +22,14 @@ TRAIN = "launch/train.py"
 
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(the launcher's own arguments with the program's name, those after the first `--`)."""
+    """(the launcher's own arguments with the program's name, those after the first `--`).
+
+    Ends the process with code 2 where the experiment stands before it.
+    """
     own, passed = (argv[: (at := argv.index("--"))], argv[at + 1 :]) if "--" in argv else (argv, [])
+    if astray := next((argument.partition("=")[0] for argument in own if re.match(r"--?(no)?config\b", argument)), ""):
+        complain(f"{astray}: stands before `--`, where a launcher's own flags are; put ` -- ` before all that launch/train.py shall get")
+        sys.exit(2)
     return own, passed
 
 

@@ -34,6 +34,8 @@ class Job:
 
     def check(self) -> None:
         """Raises UserError for what would break the script's lines."""
+        if re.search(r"[\s'\"\\#]", self.name + self.log):
+            raise UserError(f"config.name and config.output: found {self.name!r}, {self.log!r}; sbatch takes no spaces, quotes or # there")
         if not re.fullmatch(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}|UNLIMITED", self.time):
             raise UserError(f"--time={self.time}: must be minutes, hours:minutes:seconds or days-hours, such as 24:00:00")
         for option in self.options:

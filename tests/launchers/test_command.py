@@ -10,6 +10,12 @@ def test_arguments_are_cut_at_the_first_two_dashes():
     assert command.split(["x.py", "--a"]) == (["x.py", "--a"], [])
 
 
+def test_an_experiment_before_the_two_dashes_is_said_to_be_in_the_wrong_place(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.split(["x.py", "--a", "--config.seed=1", "--", "--b"])
+    assert capsys.readouterr().err.startswith("error: --config.seed: stands before `--`")
+
+
 def test_the_experiment_is_the_one_that_the_arguments_describe(config_file):
     arguments = [f"--config={config_file('runs/x')}", "--config.schedule.peak=2e-3", "--heartbeat_timeout=7"]
     experiment = command.experiment(arguments)

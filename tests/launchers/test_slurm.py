@@ -84,6 +84,12 @@ def test_an_option_that_would_break_the_script_is_refused(text):
         slurm.Job("a", options=(text,)).check()
 
 
+@pytest.mark.parametrize("fields", [dict(name="a b"), dict(name="a", log="/it's/%j"), dict(name="#1")])
+def test_a_name_or_folder_that_would_break_the_script_is_refused(fields):
+    with pytest.raises(UserError, match="config.name and config.output: found"):
+        slurm.Job(**fields).check()
+
+
 def test_each_task_learns_its_place_and_the_others_address(run):
     code, log, _ = run((0, 40))
     assert code == 0
