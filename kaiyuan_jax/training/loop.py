@@ -88,6 +88,7 @@ def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Wat
     """Trains on from what `_begun` returned, and returns the step at which it was saved last."""
     begin, update, rates_T, last = progress.get("step", 0), job.update, job.rates_T, job.plan.steps
     settings, evaluating_every = job.experiment.checkpoint, job.experiment.evaluation.every
+    processes.barrier()  # all have compiled: the first step waits for nobody, so that the watchdog may count its seconds
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(contextlib.closing(Record(job, checkpoints, begin, progress, known)))
         feed = stack.enter_context(contextlib.closing(Feed(job, begin)))
