@@ -45,7 +45,7 @@ def found(text: str) -> str:
 
 def kinds(text: str) -> list[str]:
     """All kinds of secrets that a text holds."""
-    return [kind for kind, pattern in _KINDS if pattern.search(text)] + ["a secret of the environment"] * bool(_hidden(text))
+    return [kind for kind, pattern in _KINDS if pattern.search(text)] + [f"the value of {name}" for name in _hidden(text).values()]
 
 
 def redact(text: str) -> str:
@@ -57,11 +57,12 @@ def redact(text: str) -> str:
     return text
 
 
-def of_environment(environment: Mapping[str, str]) -> list[str]:
-    """Values of the variables that are named like secrets, the longest first; paths to files that hold one are none."""
-    named = [value for name, value in environment.items() if _SECRET_WORDS & set(name.upper().split("_"))]
-    return sorted({value for value in named if len(value) >= _SHORTEST and not value.startswith(("/", "."))}, key=len, reverse=True)
+def of_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """value -> name of the variables that are named like secrets, the longest value first; paths to files that hold one are none."""
+    named = {value: name for name, value in environment.items() if _SECRET_WORDS & set(name.upper().split("_"))}
+    values = [value for value in named if len(value) >= _SHORTEST and not value.startswith(("/", "."))]
+    return {value: named[value] for value in sorted(values, key=len, reverse=True)}
 
 
-def _hidden(text: str) -> list[str]:
-    return [value for value in of_environment(os.environ) if value in text]
+def _hidden(text: str) -> dict[str, str]:
+    return {value: name for value, name in of_environment(os.environ).items() if value in text}

@@ -57,6 +57,7 @@ def test_taking_out_twice_is_taking_out_once(before, text, after):
 def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch, name):
     monkeypatch.setenv(name, "plain words of mine")
     assert secrets.redact("he said plain words of mine.") == "he said [redacted]."
+    assert secrets.found("he said plain words of mine.") == f"the value of {name}"
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "never-ever")
     assert secrets.redact("never-ever") == "never-ever"
 

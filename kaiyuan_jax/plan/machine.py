@@ -268,8 +268,10 @@ def _elsewhere(experiment, plan, targets, prices):
         needs, price = days(plan, best.speed), prices.get(target.chip.name)
         cost = pair(_thousands(24 * x * target.chips * price) for x in needs) if price else ""
         memory_ = f"{best.needed / GIB:.0f} of {best.available / GIB:.0f}"
-        speeds = pair(f"{x / target.chips / 1000:.1f}k" for x in best.speed.band)
-        rows.append((target.name, str(target.chips), best.setting.words, memory_, speeds, pair(f"{x:.3g}" for x in needs), cost))
+        speeds = pair(f"{short(x / target.chips / 1000)}k" for x in best.speed.band)
+        rows.append(
+            (target.name, str(target.chips), best.setting.words, memory_, speeds, pair(f"{x:.{3 if x >= 1 else 2}g}" for x in needs), cost)
+        )
     head = ("target", "chips", "fastest that fits", "GiB", "tokens/s a chip", "days", "cost")
     keep = [i for i in range(len(head)) if head[i] != "cost" or any(row[i] for row in rows)]
     table = Table(tuple(head[i] for i in keep), [tuple(row[i] for i in keep) for row in rows], "".join("<><>>>>"[i] for i in keep))
@@ -278,7 +280,7 @@ def _elsewhere(experiment, plan, targets, prices):
 
 
 def _thousands(cost: float) -> str:
-    return f"{cost / 1000:,.0f}k" if cost >= 10_000 else short(cost)
+    return f"{cost / 1000:,.0f}k" if cost >= 10_000 else f"{cost:,.0f}" if cost >= 10 else f"{cost:.2g}"
 
 
 def row_words(setting: settings.Setting, experiment: Experiment) -> str:

@@ -23,7 +23,7 @@ def test_a_strike_hits_processes_that_there_are_at_a_step_that_comes(seed, kind,
         assert strike.seconds > arrangement.TIMEOUT
 
 
-def test_every_kind_of_the_issue_is_there():
+def test_every_kind_that_is_promised_is_there():
     wanted = (
         "kill",
         "terminate",
