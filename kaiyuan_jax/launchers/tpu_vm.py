@@ -132,11 +132,11 @@ def run(resource: Resource, work: Work, policy: Policy, progress: Callable[[], i
     """Trains until the run is finished or ends for good; returns launch/train.py's code, 75 when asked to stop or given up.
 
     progress: the newest checkpoint's step; failures after a newer one count from the first again, as being taken away is no fault.
+    Raises UserError where the resource cannot be asked about at all; later on that is said and waited out, since the workers train on.
     """
-    failures, before = 0, ask(progress, 0)
+    failures, before, state = 0, ask(progress, 0), _output(resource.describe())
     with Signals() as signals:
         while not signals.count:
-            state = _output(resource.describe())
             if state in ENDED:
                 _call(resource.delete())
             elif state == "":
@@ -154,7 +154,16 @@ def run(resource: Resource, work: Work, policy: Policy, progress: Callable[[], i
             if failures > policy.restarts:
                 break
             signals.within(policy.pause(failures) if failures and state in ("", "ACTIVE") else poll)
+            state = _state(resource)
     return AGAIN
+
+
+def _state(resource: Resource) -> str:
+    try:
+        return _output(resource.describe())
+    except UserError as error:
+        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        return "UNKNOWN"
 
 
 def _round(resource: Resource, work: Work, signals: Signals) -> int:

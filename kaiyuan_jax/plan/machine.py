@@ -269,9 +269,8 @@ def _elsewhere(experiment, plan, targets, prices):
         cost = pair(_thousands(24 * x * target.chips * price) for x in needs) if price else ""
         memory_ = f"{best.needed / GIB:.0f} of {best.available / GIB:.0f}"
         speeds = pair(f"{short(x / target.chips / 1000)}k" for x in best.speed.band)
-        rows.append(
-            (target.name, str(target.chips), best.setting.words, memory_, speeds, pair(f"{x:.{3 if x >= 1 else 2}g}" for x in needs), cost)
-        )
+        times = pair(f"{x:.{3 if x >= 1 else 2}g}" for x in needs)
+        rows.append((target.name, str(target.chips), best.setting.words, memory_, speeds, times, cost))
     head = ("target", "chips", "fastest that fits", "GiB", "tokens/s a chip", "days", "cost")
     keep = [i for i in range(len(head)) if head[i] != "cost" or any(row[i] for row in rows)]
     table = Table(tuple(head[i] for i in keep), [tuple(row[i] for i in keep) for row in rows], "".join("<><>>>>"[i] for i in keep))
@@ -284,7 +283,6 @@ def _thousands(cost: float) -> str:
 
 
 def row_words(setting: settings.Setting, experiment: Experiment) -> str:
-    """Rows of a device in a micro-batch."""
     count = setting.rows(experiment)
     return f"{count} row{'s' * (count > 1)}"
 

@@ -20,6 +20,7 @@ echo "$*" >> log
 case "$*" in
 *describe*)
   read -r state < states; sed -i 1d states
+  [ "$state" = offline ] && { echo "ERROR: no network" >&2; exit 1; }
   [ "$state" ] || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
   echo "$state" ;;
 *launch/local.py*)
@@ -136,6 +137,13 @@ def test_a_resource_that_cannot_be_asked_about_is_an_error_and_not_created(gclou
     (folder / "gcloud").write_text("#!/bin/bash\necho 'ERROR: you are not logged in' >&2; exit 1\n")
     with pytest.raises(UserError, match="queued-resources describe x.*you are not logged in"):
         tpu_vm.run(tpu_vm.Resource("x", SLICE, "z"), work, POLICY, poll=0.01)
+
+
+def test_a_state_that_cannot_be_asked_for_later_on_is_asked_for_again(gcloud, work, capfd):
+    gcloud(["WAITING_FOR_RESOURCES", "offline", "ACTIVE"], [0])
+    assert tpu_vm.run(tpu_vm.Resource("x", SLICE, "z"), work, POLICY, poll=0.01) == 0
+    assert gcloud() == ["describe"] * 3 + ROUND
+    assert "queued-resources describe x" in (said := capfd.readouterr().err) and "no network" in said
 
 
 def test_a_signal_tells_the_workers_to_save(gcloud, work, tmp_path):
