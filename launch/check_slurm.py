@@ -22,7 +22,7 @@ from absl import flags
 
 from kaiyuan_jax import config, files
 from kaiyuan_jax.config import UserError
-from kaiyuan_jax.experiments.chaos import arrangement, compare
+from kaiyuan_jax.experiments.chaos import arrangement
 from kaiyuan_jax.flags import run
 from kaiyuan_jax.launchers import command, slurm_node
 from kaiyuan_jax.models import decoder
@@ -197,7 +197,7 @@ def _restarts(case: Case) -> int:
 
 def outcome(run_folder: Path) -> tuple:
     """What must be equal: metrics without what a clock measured, and the bytes of the last weights."""
-    lines = [{k: v for k, v in line.items() if not k.startswith(compare.CLOCKS)} for line in metrics.read(run_folder / "metrics.jsonl")]
+    lines = [{k: v for k, v in line.items() if k not in metrics.CLOCKED} for line in metrics.read(run_folder / "metrics.jsonl")]
     experiment = config.read(run_folder / "config.json")
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
     weights = jax.device_get(checkpoint.load_parameters(run_folder / "checkpoints" / str(STEPS), abstract))

@@ -116,5 +116,7 @@ def test_everything_is_printed_and_nothing_is_written(launch, config_file, tmp_p
     ]
     assert "xpk workload create --cluster=c --workload=my-run --tpu-type=v5p-128 --num-slices=1 " in commands
     assert not (tmp_path / "build").exists()
+    code, _, error = launch("gke", *own, "--target=tpu7x:2x2x1", "--", f"--config={config_file('gs://bucket/run')}")
+    assert code == 2 and error.startswith("error: --cluster=c: what XPK calls slices of --target=tpu7x:2x2x1 is not known")
     code, _, error = launch("gke", *own, "--", f"--config={config_file('runs/x')}")
     assert code == 2 and error.startswith("error: config.output: found 'runs/x'")
