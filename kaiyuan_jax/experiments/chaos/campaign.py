@@ -81,7 +81,7 @@ def campaign(place: Place, count: int, seed: int, kinds: tuple[str, ...], names:
             if one.undisturbed not in references:
                 bar.set_postfix_str(f"{one.name}: undisturbed")
                 references[one.undisturbed] = run.undisturbed()
-            found = run.hurt(min(draw.randint(8, 14), count - len(results)), references[one.undisturbed])
+            found = run.hurt(min(draw.randint(12, 20), count - len(results)), references[one.undisturbed])
             with open(kept, "a", encoding="utf-8") as file:
                 for injected in found:
                     results.append({k: v for k, v in dataclasses.asdict(injected).items() if k != "time"})
@@ -156,7 +156,9 @@ class Run:
             left = count - len(self.injected)
             if left > 0:
                 processes = self._between(processes)
-            inner = [faults.inside(self.draw, kind) for kind in self._pick("inside", processes, min(left, self.draw.randint(1, 3)))]
+            kinds = self._pick("inside", processes, min(left, self.draw.randint(2, 6)))
+            kinds = kinds[:1] + [kind for kind in kinds[1:] if kind != "dead_read"]  # which would end every session
+            inner = [faults.inside(self.draw, kind) for kind in kinds]
             kinds = self._pick("strike", processes, min(max(left - len(inner), 0), 2))
             strikes = [faults.strike(self.draw, kind, self._saved(), processes, self.start) for kind in faults.in_turn(kinds)]
             ended = self._session(processes, inner, strikes)
@@ -169,7 +171,8 @@ class Run:
         kinds = [kind for kind in self.met if faults.KINDS[kind].when == when]
         kinds = [kind for kind in kinds if faults.possible(kind, self.arrangement, self._saved(), processes)]
         weights = [1 / (1 + self.met[kind]) ** 2 for kind in kinds]
-        return list(dict.fromkeys(self.draw.choices(kinds, weights, k=count))) if kinds and count > 0 else []
+        drawn = self.draw.choices(kinds, weights, k=count) if kinds and count > 0 else []
+        return drawn if when == "inside" else list(dict.fromkeys(drawn))
 
     def _between(self, processes: int) -> int:
         """Sometimes damages a checkpoint or takes another number of processes, which it returns."""
@@ -200,8 +203,9 @@ class Run:
             self._note(strike.kind, f"{strike.moment} {strike.victims} {strike.seconds:.1f} s", when)
         seen = set()
         for event in ended.events:
-            if event["event"] == "fault" and (event["kind"], event.get("seconds"), event.get("step")) not in seen:
-                seen.add((event["kind"], event.get("seconds"), event.get("step")))
+            # a read that fails for good, or several times, is one fault, and so is a batch that is NaN each time it is taken
+            if event["event"] == "fault" and (which := (event["kind"], event.get("number"), event.get("step"))) not in seen:
+                seen.add(which)
                 if event["kind"] in self.met:
                     self._note(event["kind"], str({k: v for k, v in event.items() if k not in ("event", "time", "kind")}), event["time"])
         if first := ended.batches():

@@ -61,7 +61,7 @@ def _clock(journal: Journal, faults: list[dict]) -> None:
                 total += fault["seconds"]
                 if number not in said:
                     said.add(number)
-                    journal.write("fault", kind="clock", **{key: fault[key] for key in ("after", "seconds")})
+                    journal.write("fault", kind="clock", number=number, after=fault["after"], seconds=fault["seconds"])
         return total
 
     time.time = lambda: original[0]() + offset()
@@ -85,7 +85,7 @@ def _reads(journal: Journal, faults: list[dict]) -> None:
             for fault in due:
                 left[id(fault)] -= fault["kind"] != "dead_read"
         for fault in due:
-            journal.write("fault", kind=fault["kind"], read=count)
+            journal.write("fault", kind=fault["kind"], number=faults.index(fault), read=count)
             if fault["kind"] == "slow_read":
                 time.sleep(fault["seconds"])
             else:

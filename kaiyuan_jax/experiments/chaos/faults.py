@@ -67,9 +67,9 @@ class Strike:
 def inside(draw: random.Random, kind: str) -> dict:
     """The order for a fault that process 0 brings about itself."""
     if kind == "slow_read":
-        return {"kind": kind, "read": draw.randint(1, 14), "seconds": draw.uniform(0.2, 1.5)}
+        return {"kind": kind, "read": draw.randint(1, 40), "seconds": draw.uniform(0.2, 1.5)}
     if kind == "failing_read":
-        return {"kind": kind, "read": draw.randint(1, 14), "times": draw.randint(1, 2)}
+        return {"kind": kind, "read": draw.randint(1, 40), "times": draw.randint(1, 2)}
     if kind == "dead_read":
         return {"kind": kind, "read": draw.randint(1, 14)}
     if kind == "clock":
