@@ -12,7 +12,7 @@ from kaiyuan_jax import storage
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.training import lease
 
-SOON = dict(heartbeat=0.1, patience=1.0)
+SOON = dict(heartbeat=0.1, patience=3.0)
 
 
 @pytest.fixture
