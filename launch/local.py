@@ -29,8 +29,9 @@ def main(argv):
     experiment = command.experiment(PASSED)
     line = [sys.executable, str(command.ROOT / command.TRAIN), *PASSED]
     if PRINT.value:
+        before = ["env", f"XLA_FLAGS={local.environment(DEVICES.value)['XLA_FLAGS']}"] if DEVICES.value else []
         for index in range(PROCESSES.value):
-            print(shlex.join([*line, *local.place("127.0.0.1:PORT", PROCESSES.value, index)]))
+            print(shlex.join([*before, *line, *local.place("127.0.0.1:PORT", PROCESSES.value, index)]))
         return
     progress = command.progress(experiment)
     if SNAPSHOT.value:

@@ -187,12 +187,12 @@ class _Lines:
 
 def _attempt(command: list[str], processes: int, devices: int, policy: Policy, signals: Signals) -> int:
     """One start of all processes; when it returns none of them is left."""
-    environment, children = _environment(devices), []
+    variables, children = environment(devices), []
     coordinator = f"127.0.0.1:{free_port()}"
     with selectors.DefaultSelector() as selector:
         try:
             for index in range(processes):
-                children.append(_Child([*command, *place(coordinator, processes, index)], index, environment, selector))
+                children.append(_Child([*command, *place(coordinator, processes, index)], index, variables, selector))
             return _watch(children, selector, policy, signals)
         finally:
             for child in children:
@@ -254,13 +254,14 @@ def _read(source) -> bytes | None:
         return None
 
 
-def _environment(devices: int) -> dict[str, str]:
-    environment = dict(os.environ)
+def environment(devices: int) -> dict[str, str]:
+    """Of a process with so many virtual CPU devices; 0 leaves it as this one's."""
+    found = dict(os.environ)
     if devices:
         name = "--xla_force_host_platform_device_count"
-        others = [flag for flag in environment.get("XLA_FLAGS", "").split() if not flag.startswith(name)]
-        environment["XLA_FLAGS"] = " ".join([*others, f"{name}={devices}"])
-    return environment
+        others = [flag for flag in found.get("XLA_FLAGS", "").split() if not flag.startswith(name)]
+        found["XLA_FLAGS"] = " ".join([*others, f"{name}={devices}"])
+    return found
 
 
 def _is_stopped(pid: int) -> bool:

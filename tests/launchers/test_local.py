@@ -3,6 +3,7 @@ launch/train.py in tests/launchers/test_local_train.py."""
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -222,3 +223,14 @@ def test_the_processes_do_not_outlive_a_launcher_that_is_killed(program, tmp_pat
     process.kill()
     process.wait()
     until(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+
+
+def test_the_commands_are_printed_and_nothing_is_written(launch, config_file, tmp_path):
+    own = ["--print", "--processes=2", "--devices=3"]
+    code, out, error = launch("local", *own, "--", f"--config={config_file(tmp_path / 'run')}", "--config.seed=3", XLA_FLAGS="")
+    assert code == 0, error
+    lines = [shlex.split(line) for line in out.splitlines()]
+    for index, line in enumerate(lines):
+        assert line[:3] == ["env", "XLA_FLAGS=--xla_force_host_platform_device_count=3", sys.executable]
+        assert line[-4:] == ["--config.seed=3", "--coordinator=127.0.0.1:PORT", "--processes=2", f"--process={index}"]
+    assert len(lines) == 2 and not (tmp_path / "run").exists()
