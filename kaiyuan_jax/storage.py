@@ -11,6 +11,7 @@ Which endpoint and which credentials is said by the environment and the files of
 would answer from listings they remember, although other processes put and delete objects: here they ask every time.
 """
 
+import errno
 import functools
 import importlib.util
 import os
@@ -23,6 +24,7 @@ from kaiyuan_jax.config import UserError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}  # scheme -> the package that speaks it
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
+_PASSING = (errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 class StorageError(UserError):
@@ -81,10 +83,18 @@ def check(field: str, name: str) -> None:
         raise StorageError(f"{field}={error}") from None
     except Exception as error:  # botocore, aiohttp and Google's client each have their own
         said = secrets.redact(f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}")
-        if any("Connect" in kind.__name__ or "Timeout" in kind.__name__ for kind in type(error).__mro__):
+        if may_pass(error):
             raise NoAnswerError(f"{field}={name}: the object store does not answer ({said})") from None
         remedy = "check the bucket, and the endpoint and the credentials in the environment"
         raise StorageError(f"{field}={name}: cannot be reached ({said}); {remedy}") from None
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error says nothing of what is stored and may be over soon: of the network, for want of memory, of too many open files."""
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    names = [kind.__name__ for kind in type(error).__mro__]  # clients of stores each have their own
+    return any(word in name for name in names for word in ("Connect", "Timeout", "MemoryError"))
 
 
 def read(target) -> bytes:

@@ -51,7 +51,7 @@ def main(argv):
         _train(experiment)
     except config.UserError as error:
         complain(str(error))
-        _leave(2)
+        _leave(TRY_AGAIN if isinstance(error, ConnectionError) else 2)
     except Exception:
         sys.excepthook(*sys.exc_info())
         _leave(TRY_AGAIN)

@@ -43,14 +43,16 @@ from kaiyuan_jax.training.state import TrainState  # noqa: E402
 
 _DELETING = ".deleting"
 _SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE)
-# What the network, permissions or the memory of this start are to blame for.
-_PASSING = (ConnectionError, PermissionError, TimeoutError, MemoryError)
-_PASSING_CODES = ("UNAVAILABLE", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ESTALE", "EMFILE", "ENFILE")  # as TensorStore says them
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete or of another model; the message says which and what to do."""
+
+
+class UnreadableError(CheckpointError, ConnectionError):
+    """A checkpoint that cannot be read now, for the network's sake or the memory's, although it may be good."""
 
 
 class DamagedError(CheckpointError):
@@ -66,12 +68,10 @@ class Facts:
 
 
 def facts(folder) -> Facts:
-    """The facts of one complete checkpoint or average; raises DamagedError when they are not what was saved."""
+    """The facts of one complete checkpoint or average; raises DamagedError when they are not what was saved, else as `read_items`."""
     folder = complete(folder)
-    try:
+    with _reading(folder, "progress"):
         content = json_text.read(folder / "progress" / "metadata")
-    except (OSError, json_text.JSONError) as error:
-        raise DamagedError(f"{folder}: progress cannot be read ({short(error)})") from None
     return unsealed(content, f"{folder}: progress")
 
 
@@ -139,7 +139,7 @@ def read_items(folder, there: Facts, abstract: TrainState) -> dict:
     """The items of a checkpoint with the shardings of `abstract`, of any mesh; no average where it holds none. Not verified.
 
     Every process reads what its own devices hold and waits for no other, so that one whose part is damaged can say so: DamagedError, or
-    CheckpointError where the files may be good although they cannot be read now.
+    UnreadableError where the files may be good although they cannot be read now, CheckpointError where this process may not read them.
     """
     items = {}
     for item, tree in items_of(abstract).items():
@@ -296,10 +296,13 @@ def _reading(folder, item: str):
     except UserError:
         raise
     except Exception as error:
-        text = short(error)
-        if isinstance(error, _PASSING) or any(code in text for code in _PASSING_CODES):
-            raise CheckpointError(f"{folder}: {item} cannot be read now ({text}); try again, or remove the checkpoint") from error
-        raise DamagedError(f"{folder}: {item} cannot be read ({text})") from error
+        said = f"{folder}: {item} cannot be read ({short(error)})"
+        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
+            raise CheckpointError(f"{said}; give this user the right to read it, or remove the checkpoint") from error
+        failed = storage.is_remote(folder) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)  # by the store
+        if failed or storage.may_pass(error) or any(code in str(error) for code in _PASSING):
+            raise UnreadableError(f"{said} now, although it may be good; try again, or remove the checkpoint") from error
+        raise DamagedError(said) from error
 
 
 def short(error: Exception) -> str:

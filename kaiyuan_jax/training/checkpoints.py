@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from kaiyuan_jax import config, storage
 from kaiyuan_jax.sharding import processes
 from kaiyuan_jax.training import checkpoint, fingerprint, orbax_s3
-from kaiyuan_jax.training.checkpoint import CheckpointError, DamagedError
+from kaiyuan_jax.training.checkpoint import CheckpointError, DamagedError, UnreadableError
 from kaiyuan_jax.training.commit import Commit
 from kaiyuan_jax.training.local_copies import LocalCopies
 from kaiyuan_jax.training.saved import COMPLETE, steps
@@ -56,7 +56,7 @@ class Checkpoints:
         if processes.index() == 0:
             checkpoint.remove_leftovers(self.folder)
         self._local = LocalCopies(settings.local, self._run(), processes.index()) if settings.local else None
-        self._commit = Commit(f"kaiyuan_jax{self.folder}")
+        self._commit = Commit(processes.agree(f"kaiyuan_jax{self.folder}"))  # hosts may know the folder by different names
         options = ocp.AsyncOptions(barrier_sync_fn=self._commit)
         how = orbax_s3.atomicity(self.folder)
         self._writer = ocp.AsyncCheckpointer(orbax_s3.handler(self.folder), async_options=options, atomicity_options=how)
@@ -72,7 +72,7 @@ class Checkpoints:
             try:
                 self._writer.check_for_errors()
             except Exception as error:  # Orbax, TensorStore and the file system each have their own
-                self._fail(error)
+                self._failure = error
         return self._failure is not None
 
     def save(self, step: int, state: TrainState, progress: dict) -> None:
@@ -100,8 +100,8 @@ class Checkpoints:
         """The newest checkpoint or local copy that is what was saved, as (state, progress), or None; the same step on every process.
 
         `abstract` holds ShapeDtypeStructs with the shardings wanted now, of any mesh; the state's average is {} where none was saved.
-        Damaged ones are named on stderr and moved aside. Raises `CheckpointError` for one of another model, and where files cannot be read
-        now although they may be good.
+        Damaged ones are named on stderr and moved aside. Raises `CheckpointError` for one of another model, `UnreadableError` where files
+        cannot be read now although they may be good.
         """
         while True:
             step = processes.agree((self.steps() or [0])[-1])
@@ -132,8 +132,8 @@ class Checkpoints:
     def save_local(self, step: int, state: TrainState, progress: dict) -> None:
         """Starts writing a copy to the host's own disk or memory (training/local_copies.py); one that fails is said, and no more."""
         prints = _fingerprints(state)
-        if self._local.problem:
-            _say(self._local.problem)
+        if self._local.problem:  # of this host's own disk: said by whichever process has it
+            print(f"warning: {self._local.problem}", file=sys.stderr, flush=True)
         self._local.save(step, state, progress, prints)
 
     def wait_local(self) -> None:
@@ -184,14 +184,13 @@ class Checkpoints:
         if why := processes.agree(self._no_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))):
             return self._said(step, why)
         trees = {item: ocp.args.PyTreeSave(tree) for item, tree in checkpoint.items_of(state).items()}
-        why = ""
         self._commit.begin()
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(**trees, progress=ocp.args.JsonSave(content)))
         except Exception as error:  # the stores' clients each have their own
-            why = checkpoint.short(error)
+            self._failure = error
         self._step = step
-        return self._said(step, next(filter(None, processes.gather_values(why)), ""))
+        return self._finish() if processes.gather(self._failure is not None).any() else ""
 
     def _finish(self) -> str:
         """Waits for the write in flight; returns why it failed, the same on all processes, or, having deleted what is old, ""."""
@@ -199,7 +198,9 @@ class Checkpoints:
             try:
                 self._writer.wait_until_finished()
             except Exception as error:
-                self._fail(error)
+                self._failure = error
+        if self._failure:
+            self._commit.fail()  # only here, where all come: one that waits while another is at its next step would wait for long
         why = checkpoint.short(self._failure) if self._failure else ""
         self._failure = None
         if why := next(filter(None, processes.gather_values(why)), ""):
@@ -207,10 +208,6 @@ class Checkpoints:
         if processes.index() == 0:
             self._delete_old()
         return ""
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = error
-        self._commit.fail()
 
     def _said(self, step: int, why: str) -> str:
         if why:
@@ -250,6 +247,9 @@ class Checkpoints:
         processes.barrier()
 
 
+_KINDS = {"damaged": DamagedError, "unreadable": UnreadableError, "refused": CheckpointError}
+
+
 def _fingerprints(state: TrainState) -> dict:
     return {item: fingerprint.of(tree) for item, tree in checkpoint.items_of(state).items()}
 
@@ -265,14 +265,12 @@ def _together(work):
     result, failed = None, ["", ""]
     try:
         result = work()
-    except DamagedError as error:
-        failed = ["damaged", str(error)]
     except config.UserError as error:
-        failed = ["refused", str(error)]
-    for kind, text in processes.gather_values(failed):
-        if kind:
+        failed = [next((name for name, kind in _KINDS.items() if isinstance(error, kind)), "refused"), str(error)]
+    for name, text in processes.gather_values(failed):
+        if name:
             del result  # frees what was read before the next one is
-            raise (DamagedError if kind == "damaged" else CheckpointError)(text)
+            raise _KINDS[name](text)
     return result
 
 

@@ -2,15 +2,17 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import random
+import resource
 import shutil
 
 import jax.numpy as jnp
 import pytest
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.training import checkpoint, state
 from kaiyuan_jax.training.checkpoints import Checkpoints, SaveError
 from kaiyuan_jax.training.saved import COMPLETE, steps
@@ -80,6 +82,26 @@ def test_damaged_weights_are_refused_by_those_who_read_them_alone(two, tmp_path)
         paths, read = checkpoint.leaf_reader(folder)
         for path in paths:
             read(path)
+
+
+def test_what_cannot_be_read_for_want_of_open_files_is_no_damage(two, tmp_path):
+    folder, (soft, hard) = shutil.copytree(two / "20", tmp_path / "20"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    checkpoint.facts(folder)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(checkpoint.UnreadableError, match="20: progress cannot be read .* now, although it may be good"):
+            checkpoint.facts(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(), TimeoutError(), MemoryError(), OSError(errno.ESTALE, "x"), type("ReadTimeoutError", (Exception,), {})()],
+)
+def test_what_may_be_over_soon(error):
+    assert storage.may_pass(error)
+    assert not storage.may_pass(OSError(errno.EIO, "x")) and not storage.may_pass(FileNotFoundError())
 
 
 def test_without_a_good_checkpoint_there_is_none(two, tmp_path, capsys):
