@@ -1,5 +1,6 @@
 """A run that begins with the weights of another, on longer rows and with a larger base of RoPE."""
 
+import contextlib
 import pathlib
 import shutil
 
@@ -7,8 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
-from kaiyuan_jax.training import checkpoint, loop
+from kaiyuan_jax.optimizers import adamw
+from kaiyuan_jax.sharding.mesh import make_mesh
+from kaiyuan_jax.training import checkpoint, loop, state
+from kaiyuan_jax.training.checkpoints import Checkpoints
 
 FIELDS = dict(model__layers=1, checkpoint__every=3, logging__every=1, schedule__warmup=0)
 
@@ -20,10 +25,22 @@ def train(experiment, devices: int = 1):
 
 
 @pytest.fixture(scope="module")
-def parent(tiny_in, tmp_path_factory):
+def parent(tiny_in, stores, tmp_path_factory):
+    """A run at step 3, of drawn weights and moments: nothing is compiled for it."""
     experiment = tiny_in(tmp_path_factory.mktemp("start") / "parent", **FIELDS)
-    experiment.data.phases[0].tokens = 3 * 8 * 16
-    train(experiment)
+    random, folder = np.random.default_rng(0), pathlib.Path(experiment.folder)
+
+    def draw(path, leaf):
+        drawn = 0.1 * random.standard_normal(leaf.shape) if leaf.dtype == np.float32 else np.full(leaf.shape, 3)
+        drawn = np.abs(drawn) if "nu" in jax.tree_util.keystr(path) else drawn  # mean squares
+        return jax.device_put(drawn.astype(leaf.dtype), leaf.sharding)
+
+    optimizer = adamw.build(experiment.optimizer, lambda count: 1e-3)
+    abstract = state.abstract(experiment, optimizer, make_mesh(experiment.mesh, jax.devices()[:1]))
+    with contextlib.closing(Checkpoints(folder / "checkpoints", experiment.checkpoint)) as checkpoints:
+        checkpoints.save_now(3, jax.tree_util.tree_map_with_path(draw, abstract), {"step": 3})
+    (folder / "config.json").write_text(config.to_json(experiment))
+    shutil.copy(stores / "code/train/tokenizer.json", folder)
     return experiment
 
 
