@@ -10,7 +10,9 @@ import os
 from absl import flags
 
 from kaiyuan_jax import config, storage
+from kaiyuan_jax.averaging import weights
 from kaiyuan_jax.flags import run
+from kaiyuan_jax.training import saved
 
 RUN = flags.DEFINE_string("run", None, "Run folder (with config.json and checkpoints/).", required=True)
 KIND = flags.DEFINE_string("kind", None, "sma | ema | ema_seeded | ema_powers | wma | weights, or online: the one in the train state.")
@@ -23,15 +25,11 @@ NAME = flags.DEFINE_string("name", None, "Folder under averages/; default from k
 
 
 def main(argv):
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a matter of host memory: an accelerator may be training meanwhile
-    from kaiyuan_jax.averaging import offline, weights
-    from kaiyuan_jax.training import checkpoint
-
     folder = storage.path(RUN.value)
     if not (folder / "config.json").is_file():
         raise config.UserError(f"--run: found no {folder / 'config.json'}, must be the folder of a run; launch/train.py makes one")
     experiment = config.read(folder / "config.json")
-    kept = checkpoint.steps(folder / "checkpoints")
+    kept = saved.steps(folder / "checkpoints")
     if not kept:
         raise config.UserError(f"--run: {folder / 'checkpoints'} holds no complete checkpoint; train first")
     if KIND.value == "online":
@@ -44,6 +42,10 @@ def main(argv):
         name = NAME.value or default_name(averaging, STEPS.value)
     if not name or "/" in name or name.startswith("."):
         raise config.UserError(f"--name: found {name!r}, must be a plain folder name")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a matter of host memory: an accelerator may be training meanwhile
+    from kaiyuan_jax.averaging import offline  # seconds that a mistake need not wait for
+    from kaiyuan_jax.training import checkpoint
+
     readers = [checkpoint.leaf_reader(folder / "checkpoints" / str(step), item) for step in steps]
     leaves = offline.average([read for _, read in readers], vector, readers[0][0])
     facts = {"steps": steps, "weights": vector, "item": item, "step": max(steps)}

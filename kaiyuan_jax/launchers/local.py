@@ -13,6 +13,7 @@ A SIGTERM, SIGINT or SIGHUP is passed on and waited for; nothing begins again af
 
 import ctypes
 import dataclasses
+import functools
 import os
 import selectors
 import signal
@@ -27,6 +28,7 @@ from kaiyuan_jax import secrets
 DIVERGED, MISTAKE, AGAIN = 1, 2, 75  # exit codes of launch/train.py
 LONGEST_PAUSE = 300.0  # seconds
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec nothing may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def end_with(parent: int) -> None:
+    """Has this process killed when the one that started it ends, however that ends; `parent` is its number. Linux alone can do that."""
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # ended before
+            os._exit(AGAIN)
+
+
 class Signals:
     """Counts the requests to end that arrive while it is entered."""
 
@@ -132,16 +142,9 @@ class _Child:
     def __init__(self, command: list[str], index: int, environment: dict[str, str], selector: selectors.BaseSelector):
         self.index, self.code, self.stopped = index, None, None
         output = subprocess.PIPE if index else None
-        launcher, libc = os.getpid(), ctypes.CDLL(None) if sys.platform == "linux" else None
-
-        def die_with_launcher():
-            if libc:
-                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != launcher:
-                    os._exit(AGAIN)
-
+        end = functools.partial(end_with, os.getpid())
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0, preexec_fn=die_with_launcher
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0, preexec_fn=end
         )
         for source, target in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)):
             if source:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -37,6 +38,18 @@ def exact(state, seed: int) -> bool:
 
 def opened(folder: str, **fields) -> Checkpoints:
     return Checkpoints(folder, config.Checkpoint(**{"every": 10, "keep": 9} | fields))
+
+
+def everything(folder: str, parts: list[str]) -> dict:
+    """What the functions below found, each in a folder of its own."""
+    save(f"{folder}/damaged", 10, 20)
+    save(f"{folder}/copied", 10)
+    return {
+        "damage": damage(f"{folder}/damaged", parts),
+        "copies": copies(f"{folder}/copied", f"{folder}/local"),
+        "one_disk_full": one_disk_full(f"{folder}/full"),
+        "one_cannot_begin": one_cannot_begin(f"{folder}/not_begun"),
+    }
 
 
 def save(folder: str, *steps: int) -> None:
@@ -105,3 +118,26 @@ def one_disk_full(folder: str) -> list:
     state, progress = checkpoints.newest(abstract_of(sharded(1)))
     checkpoints.close()
     return [said, there, progress["step"], exact(state, 50)]
+
+
+def one_cannot_begin(folder: str) -> list:
+    """Process 1 fails while it copies the state, once, as where host memory is short; both begin again."""
+    checkpoints = opened(folder)
+    handler = checkpoints._writer.handler
+    copy, failures = handler.async_save, [MemoryError("no room for a copy")] * processes.index()
+
+    async def once(*args, **options):
+        writes = await copy(*args, **options)
+        if failures:
+            for write in jax.tree.leaves(writes):
+                write.result()
+            raise failures.pop()
+        return writes
+
+    handler.async_save = once
+    begin = time.monotonic()
+    checkpoints.save(30, sharded(30), {"step": 30})
+    checkpoints.wait()
+    state, progress = checkpoints.newest(abstract_of(sharded(1)))
+    checkpoints.close()
+    return [progress["step"], exact(state, 30), time.monotonic() - begin < 60]

@@ -16,14 +16,17 @@ from kaiyuan_jax.training import job, loop, state
 from kaiyuan_jax.training.checkpoints import Checkpoints
 
 
-def train(*experiments: str) -> list[dict]:
-    """Trains experiments (JSON) one after the other; what this process saw of each."""
-    return [_train(config.from_json(text)) for text in experiments]
-
-
-def _train(experiment: config.Experiment) -> dict:
+def train(experiment: str) -> dict:
+    """Trains an experiment (JSON); what this process saw of it, and what it holds."""
+    experiment = config.from_json(experiment)
     done, mesh = loop.train(experiment), meshes.make_mesh(experiment.mesh)
-    return {"step": done.step, "largest_share": _largest_share(experiment, mesh), "batches": batches(experiment, mesh), "words": words()}
+    return {"step": done.step, "shares": _shares(experiment, mesh), "batches": batches(experiment, mesh), "words": words()}
+
+
+def train_both(*experiments: str) -> dict:
+    """Trains two experiments with the same mesh and data, one after the other."""
+    both = [config.from_json(text) for text in experiments]
+    return {"steps": [loop.train(experiment).step for experiment in both], "batches": batches(both[0])}
 
 
 def batches(experiment: config.Experiment, mesh=None) -> list[str]:
@@ -42,17 +45,20 @@ def batches(experiment: config.Experiment, mesh=None) -> list[str]:
     return digests
 
 
-def _largest_share(experiment: config.Experiment, mesh) -> float:
-    """The largest part of any matrix in the last checkpoint that this process reads and holds."""
+def _shares(experiment: config.Experiment, mesh) -> list[float]:
+    """The largest part of any matrix that this process holds, of a state just created and of the last checkpoint restored."""
     begun = job.prepare(experiment)
     with contextlib.closing(Checkpoints(begun.folder / "checkpoints", experiment.checkpoint)) as checkpoints:
-        restored, _ = checkpoints.newest(state.abstract(experiment, begun.optimizer, mesh))
+        restored, _ = checkpoints.newest(begun.abstract)
+    return [_largest_share(now) for now in (state.create(experiment, begun.optimizer, mesh), restored)]
 
+
+def _largest_share(now: state.TrainState) -> float:
     def share(leaf):
         parts = {str(shard.index): math.prod(shard.data.shape) for shard in leaf.addressable_shards}
         return sum(parts.values()) / leaf.size
 
-    return max(share(leaf) for leaf in jax.tree.leaves(restored) if leaf.size > 100)
+    return max(share(leaf) for leaf in jax.tree.leaves(now) if leaf.size > 100)
 
 
 def words() -> list:
