@@ -52,13 +52,33 @@ def read(folder: Path) -> list[Divergence]:
     if not path.exists():
         return []
     try:
-        found = [Divergence(**entry | {"left_out": tuple(entry["left_out"])}) for entry in json_text.parse(path.read_bytes())]
+        found = _of(json_text.parse(path.read_bytes()))
         for name, kind in typing.get_type_hints(Divergence).items():
             if wrong := [one for one in found if not has_type(getattr(one, name), kind)]:
                 raise ValueError(f"{name}: {not_of_type(getattr(wrong[0], name), kind)}")
         return found
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: does not list divergences ({error}); put back the file that the run wrote, or remove it") from None
+        raise ConfigError(f"{path}: does not list divergences ({error}); put back the file that the run wrote") from None
+
+
+def agreed(folder: Path) -> list[Divergence]:
+    """What process 0 reads, on all processes, whatever their file systems remember of the folder."""
+    from kaiyuan_jax.sharding import processes  # brings jax, which a plan does without
+
+    return _of(processes.agree([dataclasses.asdict(one) for one in read(folder)] if processes.index() == 0 else None))
+
+
+def _of(entries: list[dict]) -> list[Divergence]:
+    return [Divergence(**entry | {"left_out": tuple(entry["left_out"])}) for entry in entries]
+
+
+def check(folder: Path, listed: list[list[int]], made: list[list[int]], step: int) -> None:
+    """Raises ConfigError where the checkpoint of a step was made without batches (`made`, as `left_out`) that are not in the record."""
+    if lost := [part for part in made if part not in listed]:
+        raise ConfigError(
+            f"{folder / FILE}: does not name the batches {lost}, first and last, without which checkpoint {step} was made; put back the "
+            "file that the run wrote, or give a new --config.output"
+        )
 
 
 def write(folder: Path, found: list[Divergence]) -> None:

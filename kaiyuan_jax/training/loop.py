@@ -72,7 +72,7 @@ def train(experiment: Experiment, devices=None, page: str = "") -> Result:
                 done = _steps(job, checkpoints, stop, watch, now, progress, known)
                 break
             except divergence.BackOff:
-                pass
+                watch.beat("restore", 0)
             now, progress, known = _begun(job, checkpoints)  # here the state that diverged has gone with the exception
     if done < job.plan.steps:
         say(f"{stop.agreed}: saved step {done} of {job.plan.steps} in {folder}; resume with the same command")
@@ -129,16 +129,19 @@ def _steps(job: Job, checkpoints: Checkpoints, stop: preemption.Stop, watch: Wat
 
 def _begun(job: Job, checkpoints: Checkpoints) -> tuple[state.TrainState, dict, list[divergence.Divergence]]:
     """The state of the newest checkpoint, or a new one; what was counted since the last metrics line; the divergences so far."""
-    known = divergence.read(job.folder)
+    known = divergence.agreed(job.folder)
     listed = divergence.Divergences(job.experiment.health, known)
     while (found := checkpoints.newest(job.abstract)) is not None:
         restored, progress = found
-        if progress.get("left_out", []) == listed.left_out(progress["step"]):
+        made, left_out = progress.get("left_out", []), listed.left_out(progress["step"])
+        divergence.check(job.folder, left_out, made, progress["step"])
+        if made == left_out:
             resume.check_order(job.folder, progress["order"], job.order)
             if progress["step"] < job.plan.steps:
                 say(f"{job.folder}: resuming from step {progress['step']} of {job.plan.steps}")
             return _with_average(job, restored, progress), progress, known
-        del found, restored  # made with a batch that has since been found to diverge
+        say(f"{job.folder}: checkpoint {progress['step']} was made with batches that have since been left out; deleted")
+        del found, restored
         checkpoints.discard(progress["step"])
     if job.experiment.start:
         created, whence = start.begin(job.experiment, job.optimizer, job.mesh)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import jax
@@ -81,6 +82,12 @@ def test_a_bad_batch_is_skipped_logged_and_skipped_again(quick, bad, lines, para
     assert train(experiment).finished
     assert lines(experiment) == expected
     same_weights(parameters(experiment, 30), last)
+    # without the record nobody knows which checkpoints are of this course of the run: none is deleted, a human decides
+    there = sorted(os.listdir(f"{experiment.folder}/checkpoints"))
+    os.remove(f"{experiment.folder}/{divergence.FILE}")
+    with pytest.raises(config.ConfigError, match=r"does not name the batches \[\[13, 13\], \[22, 22\]\].* checkpoint 30 was made"):
+        train(experiment)
+    assert sorted(os.listdir(f"{experiment.folder}/checkpoints")) == there
 
 
 def test_the_run_backs_off_to_its_last_regular_checkpoint_whatever_checkpoints_there_are(quick, bad, tmp_path, lines, parameters):
