@@ -288,7 +288,7 @@ class Run:
             injected.step = max(own, default=-1) + 1
             beyond = next((at for at, step in later if step >= injected.step), over)
             injected.seconds = round(beyond - injected.time, 2)
-            injected.repeated = max((injected.step - step for at, step in later if at <= beyond), default=0)
+            injected.repeated = max((injected.step - step for at, step in later if at <= beyond and step < injected.step), default=0)
 
 
 def _tail(output: str) -> str:
