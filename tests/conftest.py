@@ -1,7 +1,8 @@
 """Eight virtual CPU devices for every test, and programs compiled in a hurry: both must be set before jax is imported.
 
 Most of a test's time would go into optimising programs that run for a millisecond, so optimisation is off and what was compiled once is
-kept for the session, for the processes that tests start too. Linear algebra keeps to one thread: the tests' processes share the cores.
+kept for the session, for the processes that tests start too. Linear algebra keeps to one thread: the tests' processes share the cores, and
+so no drawn example is held to a time.
 """
 
 import contextlib
@@ -11,7 +12,11 @@ import os
 import socket
 import tempfile
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 FLAGS = {
     "--xla_force_host_platform_device_count": "8",

@@ -155,7 +155,7 @@ def test_the_printed_table_says_what_was_dropped():
     assert len(table.splitlines()) == len(jax.tree.leaves(params))
     (line,) = (line for line in table.splitlines() if "key_NDKC" in line)
     assert "2x32x2x8" in line and "K=2 is whole: tensor=4 does not divide it" in line
-    assert str(rules.DEFAULT).splitlines()[1:4] == ["N       -           -", "B       -           data+fsdp", "L       -           -"]
+    assert str(rules.DEFAULT).splitlines()[1:4] == ["N       -           -", "B       -           data+fsdp", "L       -           context"]
 
 
 def collectives(compiled):
