@@ -194,11 +194,7 @@ class Checkpoints:
 
     def _finish(self) -> str:
         """Waits for the write in flight; returns why it failed, the same on all processes, or, having deleted what is old, ""."""
-        if not self.failed:
-            try:
-                self._writer.wait_until_finished()
-            except Exception as error:
-                self._failure = error
+        self._failure = self._drained(self._failure)
         if self._failure:
             self._commit.fail()  # only here, where all come: one that waits while another is at its next step would wait for long
         why = checkpoint.short(self._failure) if self._failure else ""
@@ -208,6 +204,16 @@ class Checkpoints:
         if processes.index() == 0:
             self._delete_old()
         return ""
+
+    def _drained(self, first: Exception | None) -> Exception | None:
+        """The first error of the write in flight, once it has ended; Orbax keeps several, and would raise the next in a later write."""
+        for _ in range(8):
+            try:
+                self._writer.wait_until_finished()
+                break
+            except Exception as error:
+                first = first or error
+        return first
 
     def _said(self, step: int, why: str) -> str:
         if why:
@@ -276,4 +282,5 @@ def _together(work):
 
 def _say(line: str) -> None:
     if processes.index() == 0:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            print(f"warning: {line}", file=sys.stderr, flush=True)

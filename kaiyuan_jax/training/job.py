@@ -1,5 +1,6 @@
 """One experiment on the machine that it will run on: what is made and checked before the first step."""
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -116,6 +117,7 @@ def _check(experiment: Experiment, stores, mesh) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the user, once however many processes there are."""
+    """A line for the user, once however many processes there are; lost where the log lies on a disk that is full."""
     if jax.process_index() == 0:
-        print(line, flush=True)
+        with contextlib.suppress(OSError):
+            print(line, flush=True)

@@ -48,6 +48,7 @@ def everything(folder: str, parts: list[str]) -> dict:
         "damage": damage(f"{folder}/damaged", parts),
         "copies": copies(f"{folder}/copied", f"{folder}/local"),
         "one_disk_full": one_disk_full(f"{folder}/full"),
+        "two_disks_full": two_disks_full(f"{folder}/both_full"),
         "one_cannot_begin": one_cannot_begin(f"{folder}/not_begun"),
     }
 
@@ -118,6 +119,31 @@ def one_disk_full(folder: str) -> list:
     state, progress = checkpoints.newest(abstract_of(sharded(1)))
     checkpoints.close()
     return [said, there, progress["step"], exact(state, 50)]
+
+
+def two_disks_full(folder: str) -> list:
+    """Neither process can write files, and process 1 knows it before process 0 has asked; both wait and give up; then both can."""
+    checkpoints = opened(folder)
+    checkpoints.patience = 3.0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    said = ""
+    try:
+        checkpoints.save(30, sharded(30), {"step": 30})
+        until = time.monotonic() + 5
+        while processes.index() == 1 and not checkpoints.failed and time.monotonic() < until:
+            time.sleep(0.01)
+        processes.barrier()
+        checkpoints.save(40, sharded(40), {"step": 40})
+    except SaveError as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    processes.barrier()
+    checkpoints.save(50, sharded(50), {"step": 50})
+    checkpoints.wait()
+    state, progress = checkpoints.newest(abstract_of(sharded(1)))
+    checkpoints.close()
+    return [said, progress["step"], exact(state, 50)]
 
 
 def one_cannot_begin(folder: str) -> list:

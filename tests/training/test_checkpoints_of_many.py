@@ -33,5 +33,11 @@ def test_a_write_that_fails_in_one_process_fails_in_all_and_none_waits_for_anoth
         assert there == [] and step == 50 and exact
 
 
+def test_a_write_that_fails_in_every_process_is_tried_again_for_as_long_as_one_that_fails_in_one(found):
+    for process in found:
+        said, step, exact = process["two_disks_full"]
+        assert "could not be written for 3 s" in said and step == 50 and exact
+
+
 def test_a_write_that_one_process_cannot_begin_is_begun_again_by_all(found):
     assert [process["one_cannot_begin"] for process in found] == [[30, True, True]] * 2
