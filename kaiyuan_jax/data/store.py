@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
-from kaiyuan_jax import json_text
+from kaiyuan_jax import json_text, storage
 from kaiyuan_jax.config import UserError, has_type
 from kaiyuan_jax.data import blocks, mapped, patience
 
@@ -249,6 +249,22 @@ def token_type(vocabulary: int) -> np.dtype:
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
 
 
+def _faults_that_pass_as_they_are(open_it):
+    """Lets through the system's own error where it says nothing of the store and may be over soon: launchers start again on that."""
+
+    @functools.wraps(open_it)
+    def opened(*args, **options):
+        try:
+            return open_it(*args, **options)
+        except StoreError as error:
+            if error.__context__ is None or not storage.may_pass(error.__context__):
+                raise
+            raise error.__context__ from None
+
+    return opened
+
+
+@_faults_that_pass_as_they_are
 def read_manifest(folder: str | os.PathLike) -> Manifest:
     """The manifest of a folder; `StoreError` if there is none or it is not one of ours."""
     path = Path(folder) / "manifest.json"
@@ -283,6 +299,7 @@ def _is_sizes(value) -> bool:
     return isinstance(value, dict) and all(has_type(size, int) and size >= 0 for size in value.values())
 
 
+@_faults_that_pass_as_they_are
 def open_store(folder: str | os.PathLike, *, vocabulary: int | None = None, fingerprint: str | None = None) -> Store:
     """Opens a store after the checks that need no pass over the tokens.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +123,18 @@ def test_rows_outside_the_store_are_refused(tmp_path):
         store.read_rows(np.array([store.sequences(10)]), 10)
     with pytest.raises(IndexError):
         store.read(0, store.tokens + 1)
+
+
+def test_a_fault_that_passes_is_not_laid_to_the_store(tmp_path):
+    make(tmp_path)
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            open_store(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert open_store(tmp_path).tokens
 
 
 def test_a_pickled_store_reads_the_same(tmp_path):
