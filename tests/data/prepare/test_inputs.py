@@ -15,6 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFile
+from fsspec.registry import _registry as fsspec_registry
 from hypothesis import given, settings
 
 from kaiyuan_jax.data.prepare.inputs import Damaged, ReadError, Unreachable, checksum, find, opened
@@ -167,6 +168,7 @@ def test_the_former_way_to_name_a_hub_data_set_gets_the_new_one():
 def test_a_protocol_without_its_package_says_what_to_install(monkeypatch):
     for protocol, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         monkeypatch.setitem(sys.modules, package, None)  # what Python itself does for a package that must not be found
+        monkeypatch.delitem(fsspec_registry, protocol, raising=False)  # where an earlier test has used it
         assert f"pip install {package}" in refused(f"{protocol}://bucket/folder")
     assert "use a local path, gs://, s3:// or hf://" in refused("nonsense://x")
 

@@ -90,7 +90,7 @@ def test_the_choice_is_logged_once_a_case_with_what_was_refused(caplog):
 @settings(max_examples=2, deadline=None)
 @given(st.sampled_from([(2, 1, 4), (1, 4, 2), (1, 1, 8)]), st.sampled_from([(8, 2), (8, 1), (6, 3), (8, 8)]), st.booleans())
 def test_a_mesh_changes_neither_value_nor_gradients(axes, heads, masked):
-    axes = config.Mesh(**dict(zip(mesh.AXES, axes, strict=True)))
+    axes = config.Mesh(**dict(zip(("data", "fsdp", "tensor"), axes, strict=True)))
     place = rules.placement(mesh.make_mesh(axes))
     q, k, v, segments = tensors(5, 4, 12, *heads, 8)
     segments = segments if masked else None
