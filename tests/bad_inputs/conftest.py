@@ -133,6 +133,7 @@ def start(patch: pytest.MonkeyPatch, tool: str, flags: list[str], folder: Path) 
     patch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
     patch.setattr(os, "_exit", _leave)
     patch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")  # so that train.py does not begin again in this process
+    sys.modules.pop("config_config", None)  # ml_collections loads a config file on top of the last one, whose get_config would stay
     there, known = set(absl_flags.FLAGS), absl_flags.FLAGS
     try:
         runpy.run_path(script, run_name="__main__")
