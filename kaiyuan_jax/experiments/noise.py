@@ -8,9 +8,16 @@ Such text keeps its words and its length in bytes, and loses their order.
     noise = (0, 0.4)      the worst text is noise, as an honest score would have it
     noise = (0.5, 0.65)   noise among good text, where a score that is wrong would put it: performance must dip there
     noise = (0, 0)        none: whatever a study finds is chance
+
+`grade` is the harder control that studies of order need, in which text gets better all the way: at quantile u of the new order a share
+
+    rate max(0, 1 - u / share)
+
+of a document's tokens is replaced by tokens drawn evenly from the vocabulary. What a model should predict there is (1 - c) p + c / V, so
+noise moves the optimum in proportion to c, as the quality q_t moves the target of the quadratic model (experiments/quadratic.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +38,49 @@ def inject(source: Store, folder: str | Path, *, noise: tuple[float, float], str
         raise UserError(f"noise: found {low:g},{high:g}, must be two quantiles with 0 <= low <= high <= 1")
     if not 0 <= strength <= 1:
         raise UserError(f"strength: found {strength:g}, must be between 0 and 1")
-    facts = {"control": {"noise": [low, high], "strength": strength, "seed": seed, "of": source.manifest.tokens_sha256}}
+
+    def permuted(tokens, quantile, random):
+        if low <= quantile < high:
+            places = np.flatnonzero(random.random(len(tokens)) < strength)
+            tokens[places] = tokens[random.permutation(places)]
+        return tokens
+
+    return _write(source, folder, permuted, seed, {"noise": [low, high], "strength": strength})
+
+
+def grade(source: Store, folder: str | Path, *, share: float = 0.9, rate: float = 0.6, seed: int = 0) -> Store:
+    """Writes a control store of the documents of `source` in which noise falls with quality, and `1 - share` of the token mass is clean.
+
+    share: of the token mass that holds noise; rate: share of the tokens that are noise in the worst text.
+    Raises UserError for a share or a rate outside (0, 1], StoreError where the folder holds something that is no store.
+    """
+    for name, value in (("share", share), ("rate", rate)):
+        if not 0 < value <= 1:
+            raise UserError(f"{name}: found {value:g}, must be above 0 and at most 1")
+    words = np.flatnonzero(np.arange(source.vocabulary) != source.eod).astype(np.uint32)
+
+    def replaced(tokens, quantile, random):
+        places = np.flatnonzero(random.random(len(tokens)) < rate * max(0.0, 1 - quantile / share))
+        tokens[places] = random.choice(words, places.size)
+        return tokens
+
+    return _write(source, folder, replaced, seed, {"share": share, "rate": rate})
+
+
+def _write(source: Store, folder: str | Path, corrupt: Callable, seed: int, settings: dict) -> Store:
     return write_store(
         folder,
-        documents=_documents(source, low, high, strength, seed),
+        documents=_documents(source, corrupt, seed),
         tokenizer_json=(Path(source.folder) / "tokenizer.json").read_text(encoding="utf-8"),
         vocabulary=source.vocabulary,
         eod=source.eod,
         seed=seed,
-        facts=facts,
+        facts={"control": {**settings, "seed": seed, "of": source.manifest.tokens_sha256}},
     )
 
 
-def _documents(source: Store, low: float, high: float, strength: float, seed: int) -> Iterator[tuple[str, float, int, np.ndarray]]:
+def _documents(source: Store, corrupt: Callable, seed: int) -> Iterator[tuple[str, float, int, np.ndarray]]:
+    """`corrupt` takes the tokens of a document, its quantile in the new order and the generator, and gives its new tokens."""
     table, random = source.documents, np.random.default_rng(seed)
     order = random.permutation(len(table))
     lengths = table.length[order]
@@ -52,7 +89,4 @@ def _documents(source: Store, low: float, high: float, strength: float, seed: in
     for document, quantile in zip(order.tolist(), middle.tolist(), strict=True):
         begin = int(table.offset[document])
         tokens = source.read(begin, begin + int(table.length[document]) - 1)
-        if low <= quantile < high:
-            places = np.flatnonzero(random.random(len(tokens)) < strength)
-            tokens[places] = tokens[random.permutation(places)]
-        yield ids[document].as_py(), quantile, int(sizes[document]), tokens
+        yield ids[document].as_py(), quantile, int(sizes[document]), corrupt(tokens, quantile, random)

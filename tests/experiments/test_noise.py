@@ -50,6 +50,23 @@ def test_strength_is_the_share_of_tokens_that_move(source, tmp_path):
     assert 0.25 < moved < 0.31
 
 
+def test_graded_noise_falls_with_quality_to_a_clean_end(source, tmp_path):
+    made = noise.grade(source, tmp_path / "train", share=0.8, rate=0.5)
+    before, after = by_id(source), by_id(made)
+    quantile = np.array([made.quality_quantile(i) for i in range(80)])
+    changed = np.array([np.mean(after[made.documents.id(i)][0] != before[made.documents.id(i)][0]) for i in range(80)])
+    expected = 0.5 * np.maximum(0, 1 - quantile / 0.8)
+    assert np.all(changed[quantile >= 0.8] == 0) and np.abs(changed - expected).max() < 0.25
+    assert abs(np.mean(changed - expected)) < 0.02
+    assert all(0 not in tokens for tokens, _ in after.values())
+
+
+@pytest.mark.parametrize("options", [{"share": 0.0}, {"rate": 1.2}])
+def test_a_grade_outside_its_range_is_refused(source, tmp_path, options):
+    with pytest.raises(UserError, match="must be above 0 and at most 1"):
+        noise.grade(source, tmp_path / "train", **options)
+
+
 @pytest.mark.parametrize("options", [{"noise": (0.5, 0.4)}, {"noise": (-0.1, 0.4)}, {"noise": (0, 0.5), "strength": 1.5}])
 def test_what_is_no_range_is_refused_before_anything_is_written(source, tmp_path, options):
     with pytest.raises(UserError, match="must be"):
