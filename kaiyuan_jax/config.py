@@ -84,6 +84,7 @@ class Use:
     window: tuple[float, float] = (0.0, 1.0)  # quality quantiles by token mass, worst 0 to best 1
     passes: float = 1.0  # how often the window may be read; the fraction is a seeded choice of sequences
     share: float = 0.0  # of the phase's tokens; 0: take every pass allowed
+    temperature: float = 0.0  # above 0: better text is read more densely (data/sampling.py), small: the best alone, large: all alike
     order: str = ""  # overrides the phase's order for this source
 
 

@@ -16,6 +16,7 @@ Inside a use, an entry becomes a sequence and a pass:
   folded      K rounds, each ascending over 1/K of the entries: of every K neighbours a seeded choice gives one to each round
                 (2511.18903, "Ascend + Folding")
 A fraction of a pass is r of the w sequences: one chosen by hash from each of r equal strata, so that it has the quality of the whole.
+Where a use has a temperature, nothing is read twice, and of better text more (sampling.py).
 All four orders read exactly the same sequences the same number of times.
 """
 
@@ -78,6 +79,8 @@ def rows(plan: Plan, positions: np.ndarray) -> Rows:
         use, entry = lookup(phase, _shuffle(phase, positions[here] - phase.start))
         columns = {name: column[use] for name, column in phase.columns.items()}
         sequence, pass_ = _place(columns, entry)
+        if (sampled := np.flatnonzero(columns["sampled"])).size:
+            sequence[sampled] = _sampled(phase, use[sampled], sequence[sampled])
         result.source[here] = columns["source"]
         result.sequence[here] = sequence
         result.pass_[here] = pass_
@@ -203,6 +206,15 @@ def _sorted_entry(columns, entry):
     offset = (index - behind) // np.maximum(passes, 1)
     copy = np.where(inside, index - chosen * passes, index - behind - offset * passes)
     return start + np.where(inside, chosen, offset), copy, passes + inside
+
+
+def _sampled(phase, use, stratum):
+    """The sequence of its source that a stratum of a use with a temperature gives."""
+    sizes = np.where(phase.columns["sampled"], phase.columns["entries"], 0)
+    place = stratum + (np.cumsum(sizes) - sizes)[use]
+    part = np.searchsorted(phase.parts["first"], place, side="right") - 1
+    found = {name: column[part] for name, column in phase.parts.items()}
+    return found["begin"] + ((place - found["first"]) * found["width"] + found["start"]) // found["taken"]
 
 
 def _extra_sequence(columns, stratum):

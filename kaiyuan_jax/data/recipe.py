@@ -5,6 +5,9 @@ which is the range [a, b) = [round(lo n), round(hi n)) of w = b - a sequences, a
 r = round((p - q) w) more sequences, m = q w + r rows in all. A quality filter is a window that ends at 1, a probe of one quantile is a
 narrow window, repetition is p > 1, subsampling is p < 1.
 
+A use with a temperature reads no sequence twice, and better ones more often: its m rows are shared out over 100 parts of the window
+(sampling.py), which adds 100 integers.
+
 A budget of `tokens` gives the phase exactly tokens // L rows. With shares each use gets its share of them; without, every use is
 thinned by one factor. Both are apportioned by largest remainder, so that the rows add up exactly.
 
@@ -24,6 +27,7 @@ import numpy as np
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.config_check import ORDERS, data_problems
+from kaiyuan_jax.data import sampling
 from kaiyuan_jax.data.permutation import seed_of
 
 
@@ -39,6 +43,7 @@ class UsePlan:
     order: str
     folds: int
     seed: int
+    taken: tuple[int, ...] = ()  # rows of each part of the window (sampling.edges), where it is sampled with a temperature
 
     @property
     def width(self) -> int:
@@ -66,9 +71,30 @@ class PhasePlan:
         """The integers of the uses as int64[S] arrays, for computing many rows at once."""
         fields = ("source", "begin", "width", "sequences", "entries", "folds", "seed")
         columns = {field: np.array([getattr(use, field) for use in self.uses], np.int64) for field in fields}
+        columns["sampled"] = np.array([bool(use.taken) for use in self.uses], np.int64)
+        for number in np.flatnonzero(columns["sampled"]):  # its m strata are ordered like m sequences, and then become sequences
+            columns["begin"][number], columns["width"][number] = 0, max(1, self.uses[number].entries)
         columns["passes"], columns["extra"] = np.divmod(columns["entries"], columns["width"])  # q whole passes and r sequences once more
         columns["order"] = np.array([ORDERS.index(use.order) for use in self.uses], np.int64)
         return columns
+
+    @functools.cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Of the sampled uses, one after the other, every part of which something is read, int64[P]: its first stratum, counted over all of
+        them, its first sequence, how many it has, how many of them are read, and where that starts.
+        """
+        found: dict[str, list] = {"first": [], "begin": [], "width": [], "taken": [], "start": []}
+        first = 0
+        for use in self.uses:
+            cuts = sampling.edges(use.width) if use.taken else ()
+            for part, taken in enumerate(use.taken):
+                if taken:
+                    width = int(cuts[part + 1] - cuts[part])
+                    row = (first, use.begin + cuts[part], width, taken, seed_of(use.seed, "part", part) % width)
+                    for name, value in zip(found, row, strict=True):
+                        found[name].append(value)
+                    first += taken
+        return {name: np.array(values, np.int64) for name, values in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +193,15 @@ def _phase(number, phase, start, data, names, tokens, scored, problems) -> Phase
     uses = []
     for use, (begin, end, sequences), m in zip(phase.uses, windows, entries, strict=True):
         occurrence = seen[use.source] = seen.get(use.source, -1) + 1
+        seed = seed_of(data.seed, "use", number, use.source, occurrence)
+        taken: tuple[int, ...] = ()
+        if use.temperature and not scored.get(use.source, True):
+            problems.append(
+                f"{where}.uses: {use.source!r} has temperature {use.temperature:g}, but its store is not scored, so it has no better text; "
+                "set temperature to 0, or prepare the store with a quality"
+            )
+        elif use.temperature:
+            taken = sampling.counts(begin, end, sequences, m, use.temperature, seed)
         uses.append(
             UsePlan(
                 source=names.index(use.source),
@@ -176,7 +211,8 @@ def _phase(number, phase, start, data, names, tokens, scored, problems) -> Phase
                 entries=m,
                 order=(use.order or phase.order) if scored.get(use.source, True) else "uniform",
                 folds=phase.folds,
-                seed=seed_of(data.seed, "use", number, use.source, occurrence),
+                seed=seed,
+                taken=taken,
             )
         )
     return PhasePlan(phase.name, start, sum(entries), phase.order, phase.shuffle_window, seed_of(data.seed, "phase", number), tuple(uses))
@@ -276,16 +312,25 @@ def exposures(plan: Plan) -> dict[str, list[Exposure]]:
             result[name] = []
             continue
         sequences = uses[0].sequences
-        edges = sorted({0, sequences}.union(*({use.begin, use.end} for use in uses)))
+        spans = [span for use in uses for span in _spans(use)]
+        edges = sorted({0, sequences}.union(*({begin, end} for begin, end, _ in spans)))
         steps: list[Exposure] = []
         for low, high in zip(edges, edges[1:], strict=False):
-            passes = math.fsum(use.passes for use in uses if use.begin <= low and high <= use.end)
+            passes = math.fsum(density for begin, end, density in spans if begin <= low and high <= end)
             if steps and math.isclose(steps[-1].passes, passes, abs_tol=1e-9):
                 steps[-1] = dataclasses.replace(steps[-1], high=high / sequences)
             else:
                 steps.append(Exposure(low / sequences, high / sequences, passes))
         result[name] = steps
     return result
+
+
+def _spans(use: UsePlan) -> list[tuple[int, int, float]]:
+    """(begin, end, mean number of times a sequence in between is read) of the parts of a use that are read alike."""
+    if not use.taken:
+        return [(use.begin, use.end, use.passes)]
+    cuts = (use.begin + sampling.edges(use.width)).tolist()
+    return [(low, high, taken / (high - low)) for low, high, taken in zip(cuts, cuts[1:], use.taken, strict=False)]
 
 
 def portions(plan: Plan) -> list[Portion]:

@@ -50,7 +50,7 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
     if not writes:
         yield folder
         return
-    with lease.held(folder) if storage.is_remote(folder) else _locked(folder):
+    with lease.held(folder) if storage.is_remote(folder) else locked(folder):
         for field, name in config.kept_files(experiment.schedule).items():
             source, copy = storage.path(getattr(experiment.schedule, field)), folder / name
             if not _same(source, copy):
@@ -61,7 +61,8 @@ def session(experiment: Experiment, writes: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a local folder for this process; raises ConfigError when another session has it."""
     with open(folder / ".lock", "w") as lock:  # let go by the system however the process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +123,10 @@ def changes(before: Experiment, after: Experiment, free: tuple[str, ...]) -> lis
 def order_of(plan, stores) -> dict:
     """What the order of the data depends on, JSON-able: the plan's integers, and the tokens each source holds."""
     held = [{"tokens": store.tokens, "checksum": store.manifest.tokens_sha256} for store in stores]
-    return json.loads(json.dumps({"plan": dataclasses.asdict(plan), "stores": dict(zip(plan.sources, held, strict=True))}))
+    integers = dataclasses.asdict(plan)
+    for use in [use for phase in integers["phases"] for use in phase["uses"] if not use["taken"]]:
+        del use["taken"]  # as it was before there were temperatures
+    return json.loads(json.dumps({"plan": integers, "stores": dict(zip(plan.sources, held, strict=True))}))
 
 
 def check_order(folder: Path, before: dict, after: dict, remedy: str = "restore it, or give a new --config.output") -> None:

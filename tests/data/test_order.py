@@ -41,7 +41,9 @@ def plans(draw, orders=ORDERS, shuffled=True):
         for name, size in zip(tokens, sizes, strict=True):
             low, high = draw(st.sampled_from([(0.0, 1.0), (0.0, 1.0), (0.4, 1.0), (0.1, 0.9)])) if size > 20 else (0.0, 1.0)
             passes = draw(st.sampled_from([0.3, 0.77, 1.0, 1.0, 1.5, 2.0, 3.25])) if size > 4 else draw(st.sampled_from([1.0, 2.0, 7.0]))
-            uses.append(c.Use(source=name, window=(low, high), passes=passes, order=draw(st.sampled_from(("", *orders)))))
+            temperature = draw(st.sampled_from([0.0, 0.0, 0.5, 3.0])) if passes <= 1 else 0.0
+            own = draw(st.sampled_from(("", *orders)))
+            uses.append(c.Use(source=name, window=(low, high), passes=passes, order=own, temperature=temperature))
         window = draw(st.sampled_from([0, 0, 1, 7, 64])) if shuffled else 0
         phases.append(
             c.Phase(name=f"p{number}", uses=uses, order=draw(st.sampled_from(orders)), folds=draw(st.integers(1, 5)), shuffle_window=window)
