@@ -36,8 +36,9 @@ def finite(tree) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _create(experiment: Experiment, optimizer: optax.GradientTransformation, params=None) -> TrainState:
-    init_key, run_key = jax.random.split(jax.random.key(experiment.seed))
+def initial(experiment: Experiment, optimizer: optax.GradientTransformation, key: jax.Array, params=None) -> TrainState:
+    """The state before the first step; weights are drawn from `key`, that of the experiment's seed, where none are given."""
+    init_key, run_key = jax.random.split(key)
     if params is None:
         _, params = decoder.split(decoder.build(experiment.model, experiment.precision, init_key))
     return TrainState(
@@ -48,6 +49,10 @@ def _create(experiment: Experiment, optimizer: optax.GradientTransformation, par
         average=online.init(params) if experiment.averaging.online_decay or experiment.averaging.online_every else {},
         loss_scale=loss_scale.init(experiment.precision),
     )
+
+
+def _create(experiment: Experiment, optimizer: optax.GradientTransformation, params=None) -> TrainState:
+    return initial(experiment, optimizer, jax.random.key(experiment.seed), params)
 
 
 def abstract(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:

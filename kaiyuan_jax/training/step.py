@@ -126,7 +126,16 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         said            float32 [devices, 5], of all processes
         statistics      see `gradients`;   loss_scale: the LossScale after the step, or ()
     """
-    differentiate = gradients(experiment, graphdef, rules.placement(mesh, experiment.kernels))
+    step = update(experiment, graphdef, rules.placement(mesh, experiment.kernels))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    inputs = jax.tree.map(lambda leaf: leaf.sharding, abstract_inputs(experiment, mesh, 1))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, *inputs), out_shardings=(shardings, everywhere))
+
+
+def update(experiment: Experiment, graphdef, place: Placement) -> Callable:
+    """`(state, batch, rates_T, said) -> (state, metrics)`, as `build` says, to be compiled by whoever calls it."""
+    differentiate = gradients(experiment, graphdef, place)
     decay, precision = experiment.averaging.online_decay, experiment.precision
     leaves_out = experiment.health.divergence == "skip"
     window = functools.partial(online.window, experiment.averaging) if experiment.averaging.online_every else None
@@ -165,10 +174,7 @@ def build(experiment: Experiment, graphdef, mesh: Mesh, abstract: TrainState) ->
         measured = {"loss_B": loss_B, "objective": objective, "gradient_norm": norm, "finite": finite, "above": above}
         return new, measured | {"skipped": fine & ~usable, "said": said, "statistics": statistics, "loss_scale": scaling}
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    inputs = jax.tree.map(lambda leaf: leaf.sharding, abstract_inputs(experiment, mesh, 1))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, *inputs), out_shardings=(shardings, everywhere))
+    return step
 
 
 def _if(condition, after, before):
