@@ -169,7 +169,8 @@ def _data_warnings(experiment, plan):
     if beyond := [name for name, passes in ranked if passes > repetition.LIMIT]:
         yield (
             f"repetition: read more than {repetition.LIMIT:.1f} times in all: {', '.join(beyond)}. From there on a pass is worth less than "
-            "half a fresh one by the fit of arXiv 2305.16264; read fresh text instead, or fewer passes"
+            "half a fresh one by the fit of arXiv 2305.16264; read fresh text instead, or fewer passes. Within this limit: "
+            + "; ".join(repetition.within_limit(plan).values())
         )
     asked = [use.order or phase.order for phase in experiment.data.phases for use in phase.uses]
     uses = [use for phase in plan.phases for use in phase.uses]

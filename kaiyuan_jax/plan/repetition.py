@@ -1,13 +1,9 @@
 """Which text is read again, and what that is worth: distinct tokens, repeated ones, and how many fresh ones they stand for.
 
-U tokens read K times are worth, by the fit of 2305.16264 (its appendix A; models to 8.7B parameters, up to 1,500 passes),
-
-    U [1 + R (1 - exp(-(K - 1) / R))],   R = 15.39:   3.7 U at 4 passes, 16.4 U at most
-
-so pass K brings exp(-(K - 1) / R) of a fresh one. LIMIT, where that falls below one half, is ours. 2511.13421 finds, in theory and for 0.3B
+What passes are worth, and the limit, are those of `data.reuse`, by the fit of 2305.16264. 2511.13421 finds, in theory and for 0.3B
 parameters on 0.2B to 2B tokens, that up to about 5 passes are each worth nearly a fresh one and that the plateau rises with the size of
-the set, which the fit above does not know: it is a lower reading for large sources. The dependence on size that it fits to its runs comes
-without the unit of the size in what was at hand, and is not used here.
+the set, which that fit does not know: it is a lower reading for large sources. The dependence on size that 2511.13421 fits to its runs
+comes without the unit of the size in what was at hand, and is not used here.
 """
 
 import dataclasses
@@ -16,10 +12,9 @@ from collections.abc import Mapping
 
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.data.recipe import Plan
+from kaiyuan_jax.data.reuse import LIMIT, Band, allot, worth
 from kaiyuan_jax.plan.section import Section, Table, human
 
-DECAY = 15.387756  # R
-LIMIT = 1 + DECAY * math.log(2)  # passes, 11.7
 SHOWN = 10  # sources
 
 
@@ -37,11 +32,6 @@ class Reading:
         return self.read - self.distinct
 
 
-def worth(passes: float) -> float:
-    """Fresh passes that `passes` over the same text are worth; up to one they are fresh."""
-    return passes if passes <= 1 else 1 + DECAY * -math.expm1(-(passes - 1) / DECAY)
-
-
 def readings(plan: Plan, tokens: Mapping[str, int]) -> dict[str, Reading]:
     """By source; `tokens` are the sizes of the sources."""
     found = {}
@@ -53,6 +43,31 @@ def readings(plan: Plan, tokens: Mapping[str, int]) -> dict[str, Reading]:
             worth=math.fsum(size * worth(passes) for size, passes in spans),
             most=max((passes for _, passes in spans), default=0.0),
         )
+    return found
+
+
+def within_limit(plan: Plan, limit: float = LIMIT) -> dict[str, str]:
+    """By source that has a quantile read more than `limit` times in all: how to read as much of it within the limit, best text first."""
+    found = {}
+    sizes = {plan.sources[use.source]: use.sequences * plan.sequence_length for phase in plan.phases for use in phase.uses}
+    for name, steps in recipe.exposures(plan).items():
+        beyond = [step for step in steps if step.passes > limit]
+        if not beyond:
+            continue
+        bands = [Band(name, step.low, step.high, (step.high - step.low) * sizes[name], 1 + step.low) for step in steps]
+        read = math.fsum(band.tokens * step.passes for band, step in zip(bands, steps, strict=True))
+        places = ", ".join(f"{step.passes:.3g} times between {step.low:.3g} and {step.high:.3g}" for step in beyond)
+        if read > limit * sizes[name]:
+            most = limit * sizes[name]
+            advice = f"all of it {limit:.1f} times is {human(round(most))}: {human(round(read - most))} tokens have to come from other text"
+        else:
+            low = min(
+                one.band.high - (one.band.high - one.band.low) * one.passes / limit
+                for one in allot(bands, read, limit=limit, decay=math.inf)
+                if one.passes
+            )
+            advice = f"the window ({low:.3g}, 1) read {limit:.1f} times is as much text"
+        found[name] = f"{name} is read {places} of its quality; {advice}"
     return found
 
 

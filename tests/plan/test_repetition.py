@@ -1,29 +1,10 @@
 """What repeated text is worth."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kaiyuan_jax import config as c
 from kaiyuan_jax.data import recipe
 from kaiyuan_jax.plan import repetition
-
-
-@pytest.mark.parametrize("passes, worth", [(0.5, 0.5), (1, 1), (4, 3.73), (32, 14.3), (1e6, 16.39)])
-def test_passes_are_worth_what_2305_16264_gives(passes, worth):
-    assert repetition.worth(passes) == pytest.approx(worth, rel=3e-3)
-
-
-@given(st.floats(0, 1000), st.floats(0, 1000))
-def test_more_passes_are_worth_more_but_never_more_than_fresh_ones(one, other):
-    low, high = sorted((one, other))
-    assert repetition.worth(low) <= repetition.worth(high) <= high
-
-
-def test_the_limit_is_where_one_more_pass_is_worth_half_a_fresh_one():
-    step = 1e-6
-    gain = (repetition.worth(repetition.LIMIT + step) - repetition.worth(repetition.LIMIT)) / step
-    assert gain == pytest.approx(0.5, rel=1e-3)
 
 
 def test_distinct_and_repeated_tokens_add_up_to_what_is_read():
@@ -43,3 +24,23 @@ def test_distinct_and_repeated_tokens_add_up_to_what_is_read():
     (words, table) = repetition.section(plan, tokens).parts
     assert words.startswith("5M tokens are read, 1.5M of them for the first time and 3.5M (70%) again.")
     assert table.rows[0] == ("b", "500k", "2M", "21", "65%", "below half a fresh one")
+
+
+def planned(*uses, tokens=1_000_001):
+    data = c.Data(sources=[c.Source(name="a")], phases=[c.Phase(uses=list(uses))], sequence_length=100, batch_size=10)
+    return recipe.resolve(data, {"a": tokens}, {"a": True})
+
+
+def test_beyond_the_limit_the_quantiles_are_named_and_a_window_that_holds_as_much():
+    plan = planned(c.Use(source="a", window=(0.5, 1.0)), c.Use(source="a", window=(0.9, 1.0), passes=29.0))
+    (advice,) = repetition.within_limit(plan, limit=10).values()
+    assert "30 times between 0.9 and 1 of its quality" in advice and "the window (0.66, 1) read 10.0 times is as much text" in advice
+
+
+def test_more_than_the_limit_of_all_text_asks_for_other_text():
+    (advice,) = repetition.within_limit(planned(c.Use(source="a", passes=16.0)), limit=10).values()
+    assert "all of it 10.0 times is 10M: 6M tokens have to come from other text" in advice
+
+
+def test_within_the_limit_there_is_nothing_to_say():
+    assert repetition.within_limit(planned(c.Use(source="a", passes=10.0)), limit=10) == {}
