@@ -1,13 +1,13 @@
 """Control stores: real text in which a known part is noise, and nothing else differs between its windows of quality.
 
 A study of quality that finds nothing in real text shows something only if it finds what must be there. So the documents of a store are
-brought into a seeded random order, which is then called their quality: windows of it differ by chance alone. The documents whose middle
-lies in a range of token mass [low, high) then have a share of their tokens, `strength`, permuted among their places, inside the document.
-Such text keeps its words and its length in bytes, and loses their order.
+brought into a seeded random order, which is then called their quality: windows of it differ by chance alone. Documents whose middle lies
+in one of some ranges of token mass [low, high) then have a share of their tokens, `strength`, permuted among their places, inside the
+document. Such text keeps its words and its length in bytes, and loses their order.
 
-    noise = (0, 0.4)      the worst text is noise, as an honest score would have it
-    noise = (0.5, 0.65)   noise among good text, where a score that is wrong would put it: performance must dip there
-    noise = (0, 0)        none: whatever a study finds is chance
+    (0, 0.4)      the worst text is noise, as an honest score would have it
+    (0.5, 0.65)   noise among good text, where a score that is wrong would put it: performance must dip there
+    no range      whatever a study finds is chance
 
 `grade` is the harder control that studies of order need, in which text gets better all the way: at quantile u of the new order a share
 
@@ -17,7 +17,7 @@ of a document's tokens is replaced by tokens drawn evenly from the vocabulary. W
 noise moves the optimum in proportion to c, as the quality q_t moves the target of the quadratic model (experiments/quadratic.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +27,25 @@ from kaiyuan_jax.data.store import Store
 from kaiyuan_jax.data.store_write import write_store
 
 
-def inject(source: Store, folder: str | Path, *, noise: tuple[float, float], strength: float = 1.0, seed: int = 0) -> Store:
+def inject(source: Store, folder: str | Path, *, noise: Sequence[tuple[float, float]], strength: float = 1.0, seed: int = 0) -> Store:
     """Writes a control store of the documents of `source`; quality is the place in the new order, 0 the worst and 1 the best.
 
-    noise: quantiles of token mass, 0 the worst; strength: share of the tokens of a document that lose their places.
+    noise: ranges of quantiles of token mass, 0 the worst; strength: share of the tokens of a document that lose their places.
     Raises UserError for a range or a strength outside [0, 1], StoreError where the folder holds something that is no store.
     """
-    low, high = noise
-    if not 0 <= low <= high <= 1:
-        raise UserError(f"noise: found {low:g},{high:g}, must be two quantiles with 0 <= low <= high <= 1")
+    for low, high in noise:
+        if not 0 <= low < high <= 1:
+            raise UserError(f"noise: found {low:g},{high:g}, must be pairs of quantiles with 0 <= low < high <= 1")
     if not 0 <= strength <= 1:
         raise UserError(f"strength: found {strength:g}, must be between 0 and 1")
 
     def permuted(tokens, quantile, random):
-        if low <= quantile < high:
+        if any(low <= quantile < high for low, high in noise):
             places = np.flatnonzero(random.random(len(tokens)) < strength)
             tokens[places] = tokens[random.permutation(places)]
         return tokens
 
-    return _write(source, folder, permuted, seed, {"noise": [low, high], "strength": strength})
+    return _write(source, folder, permuted, seed, {"noise": [list(pair) for pair in noise], "strength": strength})
 
 
 def grade(source: Store, folder: str | Path, *, share: float = 0.9, rate: float = 0.6, seed: int = 0) -> Store:

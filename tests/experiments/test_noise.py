@@ -1,5 +1,6 @@
 """A control store holds the same text as its source, in an order that says nothing, with noise exactly where it was asked for."""
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,24 +28,25 @@ def by_id(store):
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_documents_in_the_range_lose_their_order_and_nothing_else_changes(source, tmp_path_factory, one, other, seed):
     low, high = sorted((one, other))
-    made = noise.inject(source, tmp_path_factory.mktemp("made") / "train", noise=(low, high), seed=seed)
+    hypothesis.assume(low < high)
+    made = noise.inject(source, tmp_path_factory.mktemp("made") / "train", noise=[(low, high), (0.9, 0.95)], seed=seed)
     before, after = by_id(source), by_id(made)
     assert before.keys() == after.keys()
     middle = {made.documents.id(i): made.quality_quantile(i) for i in range(len(made.documents))}
     for name, (tokens, size) in after.items():
         same = np.array_equal(tokens, before[name][0])
-        assert same != (low <= middle[name] < high)
+        assert same != (low <= middle[name] < high or 0.9 <= middle[name] < 0.95)
         assert sorted(tokens) == sorted(before[name][0]) and size == before[name][1]
 
 
 def test_the_new_order_has_nothing_to_do_with_the_old_one(source, tmp_path):
-    made = noise.inject(source, tmp_path / "train", noise=(0, 0))
+    made = noise.inject(source, tmp_path / "train", noise=[])
     places = [int(made.documents.id(i)[1:]) for i in range(80)]
     assert abs(np.corrcoef(places, range(80))[0, 1]) < 0.35 and np.all(np.diff(made.documents.quality) > 0)
 
 
 def test_strength_is_the_share_of_tokens_that_move(source, tmp_path):
-    made = noise.inject(source, tmp_path / "train", noise=(0, 1), strength=0.3)
+    made = noise.inject(source, tmp_path / "train", noise=[(0, 1)], strength=0.3)
     before, after = by_id(source), by_id(made)
     moved = np.mean([np.mean(after[name][0] != before[name][0]) for name in before])
     assert 0.25 < moved < 0.31
@@ -67,7 +69,7 @@ def test_a_grade_outside_its_range_is_refused(source, tmp_path, options):
         noise.grade(source, tmp_path / "train", **options)
 
 
-@pytest.mark.parametrize("options", [{"noise": (0.5, 0.4)}, {"noise": (-0.1, 0.4)}, {"noise": (0, 0.5), "strength": 1.5}])
+@pytest.mark.parametrize("options", [{"noise": [(0.5, 0.4)]}, {"noise": [(0, 0.1), (-0.1, 0.4)]}, {"noise": [(0, 0.5)], "strength": 1.5}])
 def test_what_is_no_range_is_refused_before_anything_is_written(source, tmp_path, options):
     with pytest.raises(UserError, match="must be"):
         noise.inject(source, tmp_path / "train", **options)
