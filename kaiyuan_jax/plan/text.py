@@ -20,6 +20,7 @@ from kaiyuan_jax.schedules import file
 from kaiyuan_jax.training import branch
 
 WIDTH, HEIGHT = 64, 8  # of the learning-rate plot, in characters
+MOST_STEPS = 12  # of exposures of one source on a line
 SHOWN = 24  # steps at which a rate is named
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SIZES = {"": "planned", "public": "public", "inferred": "inferred", "ours": "ours: unknown"}  # where the size of an absent store is from
@@ -90,7 +91,8 @@ def _phases(plan):
     portions = iter(recipe.portions(plan))
     for phase, (first, after) in zip(plan.phases, phase_steps(plan), strict=True):
         parts = [next(portions) for _ in phase.uses]
-        windows = ["{:.3g} to {:.3g}".format(*part.window) for part in parts]
+        sampled = [", the better the denser" * bool(use.taken) for use in phase.uses]
+        windows = ["{:.3g} to {:.3g}{}".format(*part.window, how) for part, how in zip(parts, sampled, strict=True)]
         rows = [
             (part.source, human(part.tokens), f"{part.share:.1%}", f"{part.passes:.3g}", part.order, window)
             for part, window in zip(parts, windows, strict=True)
@@ -105,12 +107,20 @@ def _phases(plan):
 def _exposures(experiment, plan):
     rows, kept = [], {source.name: source.precut for source in experiment.data.sources}
     for name, steps in recipe.exposures(plan).items():
+        steps = tenths(steps) if len(steps) > MOST_STEPS else steps
         spans = [f"{step.low:.3g}-{step.high:.3g}: {step.passes:.3g}x" for step in of_corpus(steps, kept[name])]
         rows.append((name, "   ".join(spans) or "not used"))
     title = "Exposures: how often text of a quality is read in the whole run (0 worst, 1 best)"
     if cut := [f"{name} {share:.3g}" for name, share in kept.items() if share < 1]:
         title += f"\n  (quantiles of the whole corpus, of which the store holds the best part: {', '.join(cut)})"
     return title + "\n" + table((), rows, "<<")
+
+
+def tenths(steps: list[recipe.Exposure]) -> list[recipe.Exposure]:
+    """The mean exposure of every tenth of a source, of one that is sampled with a temperature and so has a step a percent."""
+    edges = [(number / 10, (number + 1) / 10) for number in range(10)]
+    reads = [[step.passes * max(0.0, min(high, step.high) - max(low, step.low)) for step in steps] for low, high in edges]
+    return [recipe.Exposure(low, high, sum(read) / (high - low)) for (low, high), read in zip(edges, reads, strict=True)]
 
 
 def of_corpus(steps: list[recipe.Exposure], kept: float) -> list[recipe.Exposure]:
