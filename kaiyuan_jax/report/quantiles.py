@@ -35,15 +35,15 @@ def draw(results: dict) -> list[page.Figure]:
         page.Figure(
             "quantiles_changes",
             "Performance against quality",
-            "Bits per byte less those of the source's own top window: above 0 worse. Bars are 95% intervals of that difference over seeds and "
-            "documents. Rings: windows that do worse than one of lower quality, beyond what the largest of all pairs reaches by chance.",
+            "Bits per byte less those of the source's own top window: above 0 worse. Bars are 95% intervals of that difference over seeds "
+            "and documents. Rings: windows that do worse than one of lower quality, beyond what the largest of all pairs gives by chance.",
             quantile_figures.changes(results, entries),
         ),
         page.Figure(
             "quantiles_levels",
             "Sources beside one another",
-            "Means over seeds with 95% intervals over seeds and documents, dashes are seeds. Documents are the same for all, so differences "
-            "between lines are surer than the bars show; the rankings count that.",
+            "Means over seeds with 95% intervals over seeds and documents, dashes are seeds. Documents are the same for all, so "
+            "differences between lines are surer than the bars show; the rankings count that.",
             quantile_figures.levels(results, entries),
         ),
         page.Figure(
@@ -61,15 +61,14 @@ def draw(results: dict) -> list[page.Figure]:
 
 def setting(results: dict) -> str:
     one, texts = results["setting"], results["texts"]
-    passes = [text["passes"] for text in texts]
-    slices = f"each seed reads one of {one['slices']} slices of a window" if one["slices"] > 1 else "all seeds read the whole window"
+    slices = f"Each seed reads one of {one['slices']} slices of a window" if one["slices"] > 1 else "All seeds read the whole window"
+    names, quantiles = ", ".join(text["name"] for text in texts), ", ".join(f"{t:.0%}" for t in one["quantiles"])
+    rows = f", on {one['rows']} sequences of every held-out store" if any(name.startswith("heldout") for name in one["tasks"]) else ""
     return (
-        f"{one['cells']} models of {one['parameters'] / 1e6:.2f}M parameters: {len(texts)} sources ({', '.join(t['name'] for t in texts)}), "
-        f"windows of {one['window']:.0%} of token mass at {', '.join(f'{t:.0%}' for t in one['quantiles'])} from the top, {one['seeds']} seeds; "
-        f"{one['steps']} steps of {one['batch_size'] * one['sequence_length']:,} tokens each ({one['tokens']:,}), {one['schedule']} schedule, "
-        f"peak {one['peak']:g}. {slices[0].upper() + slices[1:]}, {_span(passes)} passes over its text. Every model is measured on "
-        f"{', '.join(map(short, one['tasks']))}"
-        + (f"; {one['rows']} sequences of every held-out store." if any(name.startswith("heldout") for name in one["tasks"]) else ".")
+        f"{one['cells']} models of {one['parameters'] / 1e6:.2f}M parameters: {len(texts)} sources ({names}), windows of "
+        f"{one['window']:.0%} of token mass at {quantiles} from the top, {one['seeds']} seeds; {one['steps']} steps of "
+        f"{one['batch_size'] * one['sequence_length']:,} tokens ({one['tokens']:,} in all), {one['schedule']} schedule, peak rate "
+        f"{one['peak']:g}. {slices}, {_span([text['passes'] for text in texts])} times. Tasks: {', '.join(map(short, one['tasks']))}{rows}."
     )
 
 
@@ -87,8 +86,8 @@ def findings(results: dict) -> list[str]:
     curves = [(entry, i) for entry in results["measures"] for i in range(len(names))]
     flagged = [(entry, i) for entry, i in curves if any(one["flagged"] for one in entry["shapes"][i]["inversions"])]
     found.append(
-        f"Non-monotonic: {len(flagged)} of {len(curves)} curves have a window that does worse than one of lower quality beyond chance; about "
-        f"{0.05 * len(curves):.1f} would by chance alone."
+        f"Non-monotonic: {len(flagged)} of {len(curves)} curves have a window that does worse than one of lower quality beyond chance; "
+        f"about {0.05 * len(curves):.1f} would by chance alone."
     )
     for entry, i in flagged:
         spots = [one for one in entry["shapes"][i]["inversions"] if one["flagged"]]

@@ -73,3 +73,11 @@ def test_about_20_tokens_a_parameter_and_8_even_checkpoints_at_the_end_of_phase_
 def test_an_unknown_size_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="size '7m' unknown, must be one of 10m, 25m, 50m, 100m, 250m, 500m"):
         FILE["get_config"]("7m")
+
+
+def test_the_model_for_a_cpu_core_is_as_small_as_it_says_and_has_a_budget():
+    experiment = runpy.run_path(str(ROOT / "configs" / "proxies" / "cpu.py"))["get_config"]("stores/none")
+    check(experiment)
+    assert flops.parameters(experiment.model) == pytest.approx(0.36e6, rel=0.02)
+    assert resolved(experiment).tokens == sum(phase.tokens for phase in experiment.data.phases)
+    assert experiment.schedule.kind == "constant"  # so that a checkpoint on the way is the end of a shorter run
