@@ -1,7 +1,8 @@
 """Averages checkpoints of a run: python launch/average_checkpoints.py --run=runs/x [--kind=sma] [--last=6] [--steps=800,900,1000]
 
-What is not given comes from the run's config (config.averaging). Writes runs/x/averages/<name>, which launch/evaluate.py takes as
---model. Streams leaf by leaf: memory is that of two models, whatever the count.
+What is not given comes from the run's config (config.averaging). --kind=metric weighs each checkpoint by a loss of the run's metrics.jsonl
+at its step, which config.evaluation.every puts there: exp(-loss / temperature) (kaiyuan_jax/averaging/weights.py). Writes
+runs/x/averages/<name>, which launch/evaluate.py takes as --model. Streams leaf by leaf: memory is that of two models, whatever the count.
 """
 
 import dataclasses
@@ -15,12 +16,14 @@ from kaiyuan_jax.flags import run
 from kaiyuan_jax.training import saved
 
 RUN = flags.DEFINE_string("run", None, "Run folder (with config.json and checkpoints/).", required=True)
-KIND = flags.DEFINE_string("kind", None, "sma | ema | ema_seeded | ema_powers | wma | weights, or online: the one in the train state.")
+KIND = flags.DEFINE_string("kind", None, "sma | ema | ema_seeded | ema_powers | wma | weights | metric, or online: in the train state.")
 LAST = flags.DEFINE_integer("last", None, "Number of newest checkpoints.")
 STEPS = flags.DEFINE_list("steps", None, "Steps of the checkpoints, instead of --last.")
 ALPHA = flags.DEFINE_float("alpha", None, "Of the EMA readings.")
 SHAPE = flags.DEFINE_string("shape", None, "wma: the decay shape it emulates.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Kind weights: one weight a checkpoint, newest first, summing to 1.")
+METRIC = flags.DEFINE_string("metric", "heldout/mean", "Kind metric: field of metrics.jsonl, a loss; the lower the better.")
+TEMPERATURE = flags.DEFINE_float("temperature", 0.01, "Kind metric: the difference of that loss which makes a weight e times smaller.")
 NAME = flags.DEFINE_string("name", None, "Folder under averages/; default from kind and window, such as sma_last6.")
 
 
@@ -35,6 +38,11 @@ def main(argv):
     if KIND.value == "online":
         steps, item, vector = [kept[-1]], "average", [1.0]
         name = NAME.value or "online"
+    elif KIND.value == "metric":
+        steps, item = window(kept, experiment.checkpoint.every, experiment.averaging), "parameters"
+        losses = metric(folder, steps)
+        vector = weights.metric_weights(losses, TEMPERATURE.value).tolist()
+        name = NAME.value or f"metric_{TEMPERATURE.value:g}_{which(STEPS.value, len(steps))}"
     else:
         steps, item = window(kept, experiment.checkpoint.every, experiment.averaging), "parameters"
         averaging = settings(experiment.averaging, len(steps))
@@ -49,6 +57,9 @@ def main(argv):
     readers = [checkpoint.leaf_reader(folder / "checkpoints" / str(step), item) for step in steps]
     leaves = offline.average([read for _, read in readers], vector, readers[0][0])
     facts = {"steps": steps, "weights": vector, "item": item, "step": max(steps)}
+    if KIND.value == "metric":
+        averaging = dataclasses.replace(experiment.averaging, kind="weights", last=len(steps), weights=tuple(vector))
+        facts["metric"] = {"name": METRIC.value, "temperature": TEMPERATURE.value, "values": losses}
     facts |= {} if item == "average" else {"averaging": dataclasses.asdict(averaging)}
     target = folder / "averages" / name
     checkpoint.save_parameters(target, leaves, facts)
@@ -82,6 +93,24 @@ def window(kept: list[int], every: int, averaging: config.Averaging) -> list[int
     return (regular if len(regular) >= last else kept)[::-1][:last]
 
 
+def metric(folder, steps: list[int]) -> list[float]:
+    """The value of --metric at each step, as the run wrote it down. Raises UserError where one is not there."""
+    from kaiyuan_jax.training import metrics
+
+    try:
+        lines = metrics.read(folder / "metrics.jsonl")
+    except FileNotFoundError:
+        lines = []
+    found = {line["step"]: line[METRIC.value] for line in lines if isinstance(line.get(METRIC.value), int | float)}
+    if missing := [step for step in steps if step not in found]:
+        there = f"only at {', '.join(map(str, sorted(found)))}" if found else "at no step"
+        raise config.UserError(
+            f"--metric={METRIC.value}: {folder / 'metrics.jsonl'} has it {there}, not at {', '.join(map(str, missing))}; name another "
+            "field or --steps, or train with a config.evaluation.every that divides config.checkpoint.every"
+        )
+    return [float(found[step]) for step in steps]
+
+
 def settings(averaging: config.Averaging, count: int) -> config.Averaging:
     """The run's averaging with the flags put over it; a run without one is averaged by sma."""
     kind = KIND.value or ("sma" if averaging.kind == "none" else averaging.kind)
@@ -98,10 +127,14 @@ def settings(averaging: config.Averaging, count: int) -> config.Averaging:
 
 
 def default_name(averaging: config.Averaging, steps: list[str] | None) -> str:
-    """Such as sma_last6, ema_0.2_last6, wma_sqrt_steps800-900-1000."""
+    """Such as sma_last6, ema_0.2_last6, wma_sqrt_steps800-900-1000; metric_0.01_last6 is made apart."""
     detail = averaging.shape if averaging.kind == "wma" else f"{averaging.alpha:g}" if averaging.kind.startswith("ema") else ""
-    which = f"steps{'-'.join(sorted(steps, key=int))}" if steps else f"last{averaging.last}"
-    return "_".join(part for part in (averaging.kind, detail, which) if part)
+    return "_".join(part for part in (averaging.kind, detail, which(steps, averaging.last)) if part)
+
+
+def which(steps: list[str] | None, last: int) -> str:
+    """Which checkpoints, in a folder's name."""
+    return f"steps{'-'.join(sorted(steps, key=int))}" if steps else f"last{last}"
 
 
 if __name__ == "__main__":

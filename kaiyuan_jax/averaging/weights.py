@@ -18,6 +18,11 @@ between theta_j and theta_{j+1}, made at a constant rate, count only f(j / k), w
 So the coefficient of a checkpoint is a difference of decay factors; they are positive and sum to f(0) - f(1) = 1. A linear decay
 is the plain mean; a 1-sqrt decay falls fastest at first and so puts most weight on the *oldest*, which is why it wastes the end of a
 sorted run as the decay itself does (worse than SMA and EMA there).
+
+Metric-weighted: each checkpoint counts by how well it does, w_i proportional to exp(-m_i / T), m_i a loss of the i-th and T in the loss's
+own unit: checkpoints that differ by much less than T weigh the same (sma), and with T far below their differences only the best counts.
+If m is the mean loss of n tokens, T = 1/n makes the weights a posterior over the checkpoints. (2504.18580 weighs by loss too, with one
+penalty factor; the exponential is ours.) The text that m is measured on is part of the training from then on.
 """
 
 import numpy as np
@@ -69,6 +74,16 @@ def decay_weights(shape: str, count: int) -> np.ndarray:
         )
     factors = FACTORS[shape](np.linspace(0, 1, count + 1))
     return _normalised(-np.diff(factors))[::-1]
+
+
+def metric_weights(losses, temperature: float) -> np.ndarray:
+    """float64[k]: softmax(-losses / temperature), in the order of `losses` float[k]. Raises `ConfigError` for what gives no weights."""
+    losses = np.asarray(losses, np.float64)
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise config.ConfigError(f"temperature of a metric-weighted average: found {temperature}, must be a finite number above 0")
+    if not losses.size or not np.isfinite(losses).all():
+        raise config.ConfigError(f"losses of a metric-weighted average: found {losses.tolist()}, must be finite, one a checkpoint")
+    return _normalised(np.exp(-(losses - losses.min()) / temperature))
 
 
 def _explicit(averaging: config.Averaging) -> np.ndarray:

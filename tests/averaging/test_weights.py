@@ -1,11 +1,13 @@
 """Averaging weights: the numbers of 2511.18903's readings, and the decay that wma stands in for."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan_jax.averaging.weights import FACTORS, decay_weights, weights
+from kaiyuan_jax.averaging.weights import FACTORS, decay_weights, metric_weights, weights
 from kaiyuan_jax.config import Averaging, ConfigError
 from kaiyuan_jax.schedules import shapes
 
@@ -71,6 +73,35 @@ def test_wma_factors_are_the_decay_shapes_of_the_schedules():
     r = np.linspace(0, 1, 101)
     for name, factor in FACTORS.items():
         np.testing.assert_array_equal(factor(r), shapes.FACTORS[name](r))
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=9), st.floats(1e-3, 1e3), st.floats(-5, 5))
+def test_a_metric_weighs_by_its_differences_alone_the_best_most(losses, temperature, shift):
+    found = metric_weights(losses, temperature)
+    assert found.sum() == pytest.approx(1, abs=1e-12) and (found >= 0).all()
+    for i, j in itertools.product(range(len(losses)), repeat=2):  # the ratio of two weights is the definition
+        if losses[j] >= losses[i]:
+            assert found[j] == pytest.approx(found[i] * np.exp((losses[i] - losses[j]) / temperature), rel=1e-9, abs=1e-300)
+    np.testing.assert_allclose(metric_weights(np.array(losses) + shift, temperature), found, rtol=1e-6, atol=1e-9)
+
+
+def test_a_metric_at_a_high_temperature_is_the_plain_mean_and_at_a_low_one_the_best_checkpoint():
+    losses = [2.0, 1.9, 2.1]
+    np.testing.assert_allclose(metric_weights(losses, 1e6), np.full(3, 1 / 3), rtol=1e-6)
+    assert metric_weights(losses, 1e-4).tolist() == [0, 1, 0]
+
+
+def test_weighing_by_the_mean_loss_of_n_tokens_at_one_over_n_is_the_posterior_of_the_checkpoints():
+    tokens = 37
+    nats = np.random.default_rng(0).gamma(2, size=(4, tokens))  # of every token under every checkpoint
+    likelihood = np.exp(-nats.sum(axis=1))
+    np.testing.assert_allclose(metric_weights(nats.mean(axis=1), 1 / tokens), likelihood / likelihood.sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("losses", "temperature"), [([1.0], 0.0), ([1.0], float("nan")), ([], 1.0), ([1.0, float("nan")], 1.0)])
+def test_a_metric_that_gives_no_weights_is_refused(losses, temperature):
+    with pytest.raises(ConfigError, match="of a metric-weighted average: found"):
+        metric_weights(losses, temperature)
 
 
 def test_given_weights_are_used_as_they_are_newest_first():

@@ -1,5 +1,6 @@
 """The script as a user runs it, over checkpoints written by hand."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -83,9 +84,25 @@ def test_steps_and_weights_are_taken_as_given_newest_first(run):
     np.testing.assert_allclose(leaf(run / "averages/mine", "embedding_VD"), expected, rtol=1e-6)
 
 
+def test_a_metric_of_the_run_weighs_its_checkpoints(run):
+    losses = {100: 2.0, 200: 1.5, 300: 1.25, 400: 1.0, 500: 1.125}
+    lines = [{"step": step, "loss": 9.0} for step in losses] + [{"step": step, "heldout/mean": loss} for step, loss in losses.items()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, error, _ = average(run, "--kind=metric", "--temperature=0.125", "--last=3")
+    assert code == 0, error
+    weights = np.exp([-1, 0, -2])  # 500, 400, 300
+    facts = checkpoint.progress(run / "averages/metric_0.125_last3")
+    assert facts["steps"] == [500, 400, 300] and facts["weights"] == pytest.approx(weights / weights.sum())
+    assert facts["metric"] == {"name": "heldout/mean", "temperature": 0.125, "values": [1.125, 1.0, 1.25]}
+    read = [leaf(run / f"checkpoints/{step}", "embedding_VD").astype(np.float64) for step in (500, 400, 300)]
+    expected = sum(w * x for w, x in zip(weights / weights.sum(), read, strict=True))
+    np.testing.assert_allclose(leaf(run / "averages/metric_0.125_last3", "embedding_VD"), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (["--kind=metric", "--metric=heldout/prose"], "metrics.jsonl has it at no step, not at 500, 400, 300; name another"),
         (["--last=9"], "reaches before the first kept checkpoint; must be 1 to 5 (kept: 100, 200, 300, 400, 500)"),
         (["--steps=100,250"], "--steps: found [250], must be among the kept checkpoints 100, 200, 300, 400, 500"),
         (["--kind=median"], "config.averaging.kind: found 'median'"),

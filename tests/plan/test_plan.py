@@ -496,3 +496,14 @@ def test_a_forecast_leaves_jax_alone_and_comes_within_a_second(tmp_path):
     )
     seconds, has_jax = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert float(seconds) < 2 and has_jax == "False"
+
+
+def test_a_sampled_source_is_shown_by_tenths_that_account_for_what_it_reads():
+    use = c.Use(source="prose", temperature=0.5)
+    tree = experiment([c.Phase(uses=[use], order="ascending", tokens=64_000)], sizes={"prose": 256_001}, every=2)
+    steps = recipe.exposures(resolved(tree))["prose"]
+    shown = text.tenths(steps)
+    assert len(shown) == 10 < len(steps) and [step.passes for step in shown] == sorted(step.passes for step in shown)
+    assert sum(step.passes for step in shown) / 10 == pytest.approx(0.25)
+    page = planning.describe(tree)
+    assert "0 to 1, the better the denser" in page and "0.9-1: " in page and "0.89-0.9" not in page
