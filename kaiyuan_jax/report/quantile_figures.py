@@ -4,8 +4,8 @@ import numpy as np
 
 from kaiyuan_jax.report import style
 
-FLAG = style.RECIPE_COLOURS[1]
-UNITS = {"bits_per_byte": "bits per byte", "gold_bits_per_byte": "bits per byte of the right answers", "accuracy": "accuracy"}
+FLAG = style.INK
+UNITS = {"bits_per_byte": "bits per byte", "gold_bits_per_byte": "bits per byte", "accuracy": "accuracy"}
 
 
 def levels(results: dict, entries: list[dict]) -> bytes:
@@ -20,8 +20,8 @@ def levels(results: dict, entries: list[dict]) -> bytes:
                 axis.vlines(at, low, high, color=colour, alpha=0.6, linewidth=2)
                 axis.plot(at, entry["mean"][i], color=colour, marker="o", markersize=4, label=name)
                 axis.plot(at, np.array(entry["seeds"][i]), "_", color=colour, alpha=0.6, markersize=5)
-            _title(axis, entry)
-        _finish(drawn, axes, len(entries), colours, "")
+            _title(axis, entry, "")
+        _finish(drawn, axes, len(entries), colours)
         return style.png(drawn)
 
 
@@ -39,8 +39,8 @@ def changes(results: dict, entries: list[dict]) -> bytes:
                 axis.plot(at, entry["change"][i], color=colour, marker="o", markersize=4, label=name)
                 spots = sorted({one["better"] for one in entry["shapes"][i]["inversions"] if one["flagged"]})
                 axis.plot(at[spots], np.array(entry["change"][i])[spots], "o", mfc="none", mec=FLAG, mew=1.8, markersize=11)
-            _title(axis, entry)
-        _finish(drawn, axes, len(entries), colours, "less the top window's (above 0: worse)", {"worse than lower quality": FLAG})
+            _title(axis, entry, " lost" if entry["metric"] == "accuracy" else ", less the top's")
+        _finish(drawn, axes, len(entries), colours | {"ringed: worse than text of lower quality": FLAG})
         return style.png(drawn)
 
 
@@ -50,16 +50,16 @@ def recipe(results: dict) -> bytes:
     with style.settings():
         drawn, axes = style.figure(1, 2, width=4.8, height=3.2)
         left, right = axes[0]
-        for i, (entry, colour) in enumerate(zip(results["worth"], colours.values(), strict=True)):
+        for i, (entry, colour, width) in enumerate(zip(results["worth"], colours.values(), style.widths(len(colours)), strict=True)):
             at = quantiles + _shift(i, len(colours), quantiles)
             low, high = np.array(entry["interval"]).T
             left.vlines(at, low, high, color=colour, alpha=0.6, linewidth=2)
             left.plot(at, entry["worth"], "o", color=colour, markersize=4)
-            left.plot(quantiles, entry["falling"], color=colour)
+            left.plot(quantiles, entry["falling"], color=colour, linewidth=width)
             steps = sorted((kept["ratio"], kept["passes"]) for phase in results["recipe"]["phases"] for kept in [phase[i]])
             edges = [0.0, *(ratio for ratio, _ in steps), 1.0]
             passes = [sum(each for ratio, each in steps if ratio >= high and ratio > 0) for high in edges[1:]]
-            right.stairs(passes, 100 * np.array(edges), baseline=None, color=colour, linewidth=1.8)
+            right.stairs(passes, 100 * np.array(edges), baseline=None, color=colour, linewidth=width)
         left.set_ylim(0, None)
         left.set_ylabel("worth of a token of the best text")
         right.set_ylabel("times read in all phases")
@@ -89,16 +89,14 @@ def _panels(count: int):
     return style.figure(-(-count // columns), columns, width=3.6, height=2.7)
 
 
-def _title(axis, entry: dict) -> None:
+def _title(axis, entry: dict, what: str) -> None:
     axis.set_title(entry["task"] if entry["metric"] in ("bits_per_byte", "gold_bits_per_byte") else f"{entry['task']}, {entry['metric']}")
-    axis.set_ylabel(UNITS[entry["metric"]])
+    axis.set_ylabel(f"{UNITS[entry['metric']]}{what}")
 
 
-def _finish(drawn, axes, count: int, colours: dict[str, str], note: str, more: dict[str, str] | None = None) -> None:
+def _finish(drawn, axes, count: int, entries: dict[str, str]) -> None:
     for axis in axes.flat[count:]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("% from the best text")
-    if note:
-        axes.flat[0].set_title(f"{axes.flat[0].get_title()}\n{note}", fontsize=9)
-    style.legend(drawn, colours | (more or {}), columns=6)
+    for axis in axes.flat[max(0, count - axes.shape[1]) : count]:
+        axis.set_xlabel("% of the source, from the best")
+    style.legend(drawn, entries, columns=6)
