@@ -23,7 +23,7 @@ from kaiyuan_jax.experiments.curriculum import AVERAGES, Cell, Corpus, Study, av
 from kaiyuan_jax.experiments.population import branch
 from kaiyuan_jax.experiments.population.trained import Population
 
-CONTROL_NOISE = dict(share=0.9, rate=0.6)  # the last tenth is clean; in the worst text three of five tokens are noise
+CONTROL_NOISE = dict(share=1.0, rate=0.6)  # three of five tokens in the worst text, none at the very end, as in the quadratic model
 
 
 def control(store: str, heldout: str, folder: Path) -> Corpus:

@@ -81,7 +81,7 @@ def setting(results: dict) -> str:
         said += " Stores: judged by the best third of the held-out text of each source, plain mean over sources."
     if "control" in results["corpora"]:
         said += (
-            f" Control: in the worst text {control['rate']:.0%} of the tokens are random ones, falling to none at quantile "
+            f" Control: in the worst text {control['rate']:.0%} of the tokens are random ones, falling evenly to none at quantile "
             f"{control['share']:g}; it is judged by clean text."
         )
     return said
