@@ -14,7 +14,7 @@ from kaiyuan_jax.flags import run
 STORE = flags.DEFINE_string("store", "", "Store whose documents are taken.")
 OUTPUT = flags.DEFINE_string("output", "", "Folder of the store to write.")
 NOISE = flags.DEFINE_list("noise", ["0", "0.4"], "Pairs of quantiles of token mass between which documents are noise; 0 is the worst.")
-STRENGTH = flags.DEFINE_float("strength", 1.0, "Share of such a document's tokens that lose their places.")
+STRENGTH = flags.DEFINE_float("strength", 0.5, "Share of such a document's tokens that are replaced by random ones.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the order and of the noise.", lower_bound=0)
 
 

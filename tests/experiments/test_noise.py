@@ -26,7 +26,7 @@ def by_id(store):
 
 @settings(max_examples=10)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
-def test_documents_in_the_range_lose_their_order_and_nothing_else_changes(source, tmp_path_factory, one, other, seed):
+def test_documents_in_the_ranges_change_and_no_others(source, tmp_path_factory, one, other, seed):
     low, high = sorted((one, other))
     hypothesis.assume(low < high)
     made = noise.inject(source, tmp_path_factory.mktemp("made") / "train", noise=[(low, high), (0.9, 0.95)], seed=seed)
@@ -36,7 +36,7 @@ def test_documents_in_the_range_lose_their_order_and_nothing_else_changes(source
     for name, (tokens, size) in after.items():
         same = np.array_equal(tokens, before[name][0])
         assert same != (low <= middle[name] < high or 0.9 <= middle[name] < 0.95)
-        assert sorted(tokens) == sorted(before[name][0]) and size == before[name][1]
+        assert len(tokens) == len(before[name][0]) and size == before[name][1] and 0 not in tokens
 
 
 def test_the_new_order_has_nothing_to_do_with_the_old_one(source, tmp_path):
@@ -45,7 +45,7 @@ def test_the_new_order_has_nothing_to_do_with_the_old_one(source, tmp_path):
     assert abs(np.corrcoef(places, range(80))[0, 1]) < 0.35 and np.all(np.diff(made.documents.quality) > 0)
 
 
-def test_strength_is_the_share_of_tokens_that_move(source, tmp_path):
+def test_strength_is_the_share_of_tokens_that_change(source, tmp_path):
     made = noise.inject(source, tmp_path / "train", noise=[(0, 1)], strength=0.3)
     before, after = by_id(source), by_id(made)
     moved = np.mean([np.mean(after[name][0] != before[name][0]) for name in before])
