@@ -95,7 +95,9 @@ def read_items(flag: str, path, sha256: str = "") -> tuple[Item, ...]:
         if line.strip():
             try:
                 items.append(item_of(json_text.parse(line)))
-            except (json_text.JSONError, TaskError) as error:
+            except json_text.JSONError as error:
+                raise TaskError(f"{flag}={path} line {number}: not JSON ({error})") from None
+            except TaskError as error:
                 raise TaskError(f"{flag}={path} line {number}: {error}") from None
             if items[-1].id in ids or items[-1].kind != items[0].kind:
                 raise TaskError(f"{flag}={path} line {number}: id {items[-1].id!r} stands twice, or its kind differs")
