@@ -30,9 +30,10 @@ def test_weights_of_samples_are_those_of_the_recursion(rates, seed):
     assert quadratic.sample_weights(rates, kept) @ samples == pytest.approx(total, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind, kept", [("wsd", quadratic.last(120, 4, every=5)), ("constant", quadratic.last(120))])
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_expected_loss_is_the_mean_of_simulated_runs(order):
-    rates, kept = quadratic.rates("wsd", 120, end=0.1), quadratic.last(120, 4, every=5)
+def test_the_expected_loss_is_the_mean_of_simulated_runs(order, kind, kept):
+    rates = quadratic.rates(kind, 120, end=0.1)
     losses = quadratic.simulated_loss(order, rates, kept, runs=4000)
     assert abs(losses.mean() - quadratic.expected_loss(order, rates, kept)) < 4 * losses.std() / np.sqrt(len(losses))
 
