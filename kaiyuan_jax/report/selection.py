@@ -37,9 +37,12 @@ def mixture(folder: str | Path) -> str:
         f"{len(results['mixtures'])} proxies of {results['tokens']:,} tokens, {results['fitted']} of them fitted; "
         f"the {results['chosen']} regression has the smaller error on proxies left out.",
         f"Proposed: {low_high}; in brackets 95% over proxies drawn again.",
-        _verdict("The proposed mixture", "equal shares", results["confirmed"]["proposed"]["less_equal"]),
+        _verdict("the proposed mixture", "equal shares", results["confirmed"]["proposed"]["less_equal"]),
     ]
     parts = [*lines, _block(text(header, shares)), _block(text(columns, models))]
+    if by_source := results["models"][results["chosen"]].get("unseen_by_source"):
+        found = [[name, *(f"{value:.4f}" for value in one.values())] for name, one in zip(names, by_source, strict=True)]
+        parts.append(_block(text(["held-out source, unseen mixtures", "|error|", "of the mean", "rank corr."], found)))
     return _write(folder, "mixture", "\n\n".join(parts), _mixture_figure(results))
 
 
@@ -112,7 +115,7 @@ def _verdict(first: str, second: str, difference: dict, chosen: int = 1) -> str:
     said = f"{difference['mean']:+.4f} nats per token (95% over seeds {interval(ends, '+.4f') or 'unknown'})"
     if ends and (ends[0] > 0 or ends[1] < 0):
         return f"{first}{picked} is {'better' if difference['mean'] < 0 else 'worse'} than {second} here: {said}."
-    return f"no conclusion between {first}{picked} and {second}: {said}."
+    return f"No conclusion between {first}{picked} and {second}: {said}."
 
 
 def _difference(one: dict | None, itself: bool = False) -> list[str]:
@@ -146,6 +149,7 @@ def _mixture_figure(results: dict) -> bytes:
         left.plot(losses_N[seen:], predicted_N[seen:], "D", color=style.RECIPE_COLOURS[1], markersize=5, label="not fitted")
         ends = [min(losses_N.min(), predicted_N.min()), max(losses_N.max(), predicted_N.max())]
         left.plot(ends, ends, color=style.INK, linewidth=0.8)
+        left.locator_params(nbins=5)
         left.set_xlabel("held-out nats per token of a proxy")
         left.set_ylabel("predicted")
         left.legend()

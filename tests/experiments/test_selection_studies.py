@@ -66,7 +66,7 @@ def test_the_mixture_of_made_up_losses_is_proposed_and_reported(tmp_path):
     assert results["confirmed"]["proposed"]["less_equal"]["mean"] < 0
     (tmp_path / "results.json").write_text(json.dumps(results | {"tokens": 2000}))
     said = selection.mixture(tmp_path)
-    assert "The proposed mixture is better than equal shares here" in said
+    assert "the proposed mixture is better than equal shares here" in said
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "mixture.md", "mixture.png"}
 
 
