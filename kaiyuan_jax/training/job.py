@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kaiyuan_jax import storage
+from kaiyuan_jax import config, storage
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import ConfigError, Experiment
 from kaiyuan_jax.data import loader, recipe
@@ -69,11 +69,18 @@ class Job:
     def update(self) -> Callable:
         """The compiled step, so that compilation is in no line's speed and its errors come before the first batch."""
         begin = time.perf_counter()
-        graphdef, _ = decoder.abstract(self.experiment.model, self.experiment.precision)
-        built = step.build(self.experiment, graphdef, self.mesh, self.abstract)
-        compiled = built.lower(self.abstract, *step.abstract_inputs(self.experiment, self.mesh, self.plan.steps)).compile()
+        compiled = _compiled(config.to_json(step.decisive(self.experiment)), self.mesh, self.plan.steps)
         say(f"train step compiled in {time.perf_counter() - begin:.1f} s")
         return compiled
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(decisive: str, mesh: Mesh, steps: int) -> Callable:
+    """The step of every experiment with these decisive fields (JSON): runs of one process that share them compile it once."""
+    experiment = config.from_json(decisive)
+    graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
+    abstract = state.abstract(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh)
+    return step.build(experiment, graphdef, mesh, abstract).lower(abstract, *step.abstract_inputs(experiment, mesh, steps)).compile()
 
 
 @jax.jit

@@ -147,7 +147,7 @@ def _begun(job: Job, checkpoints: Checkpoints) -> tuple[state.TrainState, dict, 
         created, whence = start.begin(job.experiment, job.optimizer, job.mesh)
         say(f"{job.folder}: {whence}")
         return created, {}, known
-    return state.create(job.experiment, job.optimizer, job.mesh), {}, known
+    return state.create(job.experiment, job.mesh), {}, known
 
 
 def _with_average(job: Job, restored: state.TrainState, progress: dict) -> state.TrainState:

@@ -64,7 +64,7 @@ def begin(experiment: Experiment, optimizer: optax.GradientTransformation, mesh:
     folder, path = find(experiment.start)
     abstract = state.abstract(experiment, optimizer, mesh)
     params = checkpoint.load_parameters(path, abstract.params)
-    created = state.create(experiment, optimizer, mesh, params)
+    created = state.create(experiment, mesh, params)
     whence = f"begins with the weights of {path}"
     if (path / "rest").is_dir():
         rest = {"step": abstract.step, "opt_state": abstract.opt_state, "key": abstract.key}

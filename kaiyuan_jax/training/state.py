@@ -6,16 +6,19 @@ the shardings it keeps, so that no device and no host ever holds all of it.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from kaiyuan_jax import config
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.models import decoder
-from kaiyuan_jax.optimizers import loss_scale
+from kaiyuan_jax.optimizers import adamw, loss_scale
 from kaiyuan_jax.sharding import rules
 
 
@@ -51,22 +54,33 @@ def initial(experiment: Experiment, optimizer: optax.GradientTransformation, key
     )
 
 
-def _create(experiment: Experiment, optimizer: optax.GradientTransformation, params=None) -> TrainState:
-    return initial(experiment, optimizer, jax.random.key(experiment.seed), params)
-
-
 def abstract(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """The state as ShapeDtypeStructs with their shardings; uses no memory."""
-    shapes = jax.eval_shape(lambda: _create(experiment, optimizer))
+    shapes = jax.eval_shape(lambda: initial(experiment, optimizer, jax.random.key(experiment.seed)))
     # eval_shape drops shardings: the rules find them again by the names of the leaves, also inside the optimizer's state
     shardings = rules.shardings(shapes, mesh)
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings)
 
 
-def create(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, params=None) -> TrainState:
+def create(experiment: Experiment, mesh: jax.sharding.Mesh, params=None) -> TrainState:
     """The state before the first step, made in place on the devices that keep it; from `params`, which it consumes, or new weights."""
+    drawn_by = Experiment(
+        model=experiment.model, optimizer=experiment.optimizer, precision=experiment.precision, averaging=experiment.averaging
+    )
+    key = np.asarray(jax.random.key_data(jax.random.key(experiment.seed)))  # the seed is no part of the program
+    return _program(config.to_json(drawn_by), mesh)(key, params)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(drawn_by: str, mesh: jax.sharding.Mesh) -> Callable:
+    """The compiled (key data, params or None) -> state of all experiments with these fields (JSON), for the runs of one process."""
+    experiment = config.from_json(drawn_by)
+    optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(experiment, optimizer, mesh))
     # Runs once: a CPU compiles the random number generator five times faster without LLVM's optimisations (12 s -> 2.5 s for a tiny model).
     options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
-    made = jax.jit(functools.partial(_create, experiment, optimizer), donate_argnums=0, out_shardings=shardings, compiler_options=options)
-    return made(params)
+
+    def made(key, params):
+        return initial(experiment, optimizer, jax.random.wrap_key_data(key), params)
+
+    return jax.jit(made, donate_argnums=1, out_shardings=shardings, compiler_options=options)

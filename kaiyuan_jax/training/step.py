@@ -34,6 +34,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kaiyuan_jax import config
 from kaiyuan_jax.averaging import online
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.kernels.placement import Placement
@@ -44,6 +45,21 @@ from kaiyuan_jax.training.state import TrainState
 
 BATCH_KEYS = ("inputs_BL", "targets_BL", "segments_BL", "positions_BL")
 FLAG, FAILED, WAIT, BUSY, CEILING = range(5)  # columns of `said`
+
+
+def decisive(experiment: Experiment) -> Experiment:
+    """An experiment with those fields alone that decide the program of a step: it is the same for all that agree in them."""
+    data = experiment.data
+    return Experiment(
+        model=experiment.model,
+        data=config.Data(sequence_length=data.sequence_length, batch_size=data.batch_size, mask_documents=data.mask_documents),
+        optimizer=experiment.optimizer,
+        precision=experiment.precision,
+        kernels=experiment.kernels,
+        health=config.Health(divergence=experiment.health.divergence),
+        averaging=experiment.averaging,
+        logging=config.Logging(statistics=experiment.logging.statistics),
+    )
 
 
 def gradients(experiment: Experiment, graphdef, place: Placement) -> Callable:

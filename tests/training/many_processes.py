@@ -50,7 +50,7 @@ def _shares(experiment: config.Experiment, mesh) -> list[float]:
     begun = job.prepare(experiment)
     with contextlib.closing(Checkpoints(begun.folder / "checkpoints", experiment.checkpoint)) as checkpoints:
         restored, _ = checkpoints.newest(begun.abstract)
-    return [_largest_share(now) for now in (state.create(experiment, begun.optimizer, mesh), restored)]
+    return [_largest_share(now) for now in (state.create(experiment, mesh), restored)]
 
 
 def _largest_share(now: state.TrainState) -> float:

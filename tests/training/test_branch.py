@@ -83,7 +83,12 @@ def test_a_branch_that_was_killed_goes_on_without_its_parent(tiny_in, tmp_path, 
     assert_same(parameters(child, 100), parameters(parent, 100))
 
 
-def test_once_it_has_begun_the_same_command_resumes_it_without_its_parent(tiny_in, tmp_path, parent, launch, lines):
+def test_once_it_has_begun_the_same_command_resumes_it_without_its_parent(tiny_in, tmp_path, parent, lines, capsys):
+    def command(experiment):  # what launch/train.py does
+        page = plan.describe(experiment)
+        plan.warnings(experiment, recipe.resolve(experiment.data, *recipe.facts_of(experiment.data)))
+        return loop.train(experiment, jax.devices()[:1], page=page)
+
     copy = tiny_in(tmp_path / "copy", **FIELDS, schedule=parent.schedule)
     shutil.copytree(parent.folder, copy.folder)
     child = branched(tiny_in, tmp_path / "child", copy)
@@ -91,12 +96,10 @@ def test_once_it_has_begun_the_same_command_resumes_it_without_its_parent(tiny_i
     train(child)
     shutil.rmtree(f"{child.folder}/checkpoints/100")
     shutil.rmtree(f"{copy.folder}/checkpoints/40")  # as a parent does that goes on and keeps its newest
-    code, out, error = launch(child)
-    assert code == 0 and "resuming from step 80 of 100" in out, error
+    assert command(child).finished and "resuming from step 80 of 100" in capsys.readouterr().out
     assert [line["step"] for line in lines(child)] == [line["step"] for line in lines(parent)]
     shutil.rmtree(copy.folder)
-    code, out, error = launch(child)
-    assert code == 0 and "finished before, at step 100" in out, error
+    assert command(child).finished and "finished before, at step 100" in capsys.readouterr().out
     assert f"the first 40 steps were taken from {copy.folder}" in (tmp_path / "child/plan.txt").read_text()
     for said in ("", f"{tmp_path}/elsewhere/checkpoints/7"):  # what the run came from is what happened, not what is said later
         assert train(dataclasses.replace(child, branch=said)).finished

@@ -24,7 +24,7 @@ def run(experiment, mesh, steps=3, rate=1e-2, seed=0):
     abstract = state.abstract(experiment, optimizer, mesh)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
     update = step.build(experiment, graphdef, mesh, abstract)
-    now, measured = state.create(experiment, optimizer, mesh), []
+    now, measured = state.create(experiment, mesh), []
     for k in range(steps):
         put = {key: jax.device_put(value, rules.batch_sharding(mesh, 2)) for key, value in batch(seed=seed + k).items()}
         now, one = update(now, put, np.full(1, rate, np.float32), step.said(mesh))
@@ -59,7 +59,7 @@ def test_sharded_equals_unsharded_to_rounding(tiny, device_mesh, axes, accumulat
 def test_objective_is_loss_plus_weighted_squared_logsumexp(tiny, device_mesh):
     experiment, mesh = tiny(optimizer__z_loss=0.25), device_mesh()
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    params = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh).params
+    params = state.create(experiment, mesh).params
     losses = jax.jit(lambda params: loss.token_losses(decoder.merge(graphdef, params), batch()))(params)
     loss_BL, logsumexp_BL = (np.asarray(x, np.float64) for x in losses)
     _, (measured,) = run(experiment, mesh, steps=1)
@@ -71,7 +71,7 @@ def test_objective_is_loss_plus_weighted_squared_logsumexp(tiny, device_mesh):
 def test_gradient_norm_is_that_before_clipping(tiny, device_mesh):
     experiment, mesh = tiny(optimizer__clip_norm=1e-3), device_mesh()
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    params = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh).params
+    params = state.create(experiment, mesh).params
     gradient = jax.jit(jax.grad(lambda p: loss.token_losses(decoder.merge(graphdef, p), batch())[0].mean()))(params)
     _, (measured,) = run(experiment, mesh, steps=1)
     assert measured["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
@@ -82,7 +82,7 @@ def test_loss_falls_on_a_batch_seen_again_and_again(tiny, device_mesh):
     optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
-    now, losses = state.create(experiment, optimizer, mesh), []
+    now, losses = state.create(experiment, mesh), []
     for _ in range(30):
         now, measured = update(now, batch(), RATES, step.said(mesh))
         losses.append(float(measured["loss_B"].mean()))
@@ -95,7 +95,7 @@ def test_the_rate_of_an_update_is_looked_up_at_its_count_and_the_last_one_goes_o
     optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
-    now, moved = state.create(experiment, optimizer, mesh), []
+    now, moved = state.create(experiment, mesh), []
     for _ in range(4):
         before = jax.device_get(now.params["head_DV"])
         now, _ = update(now, batch(), np.array([0, 1e-2, 0], np.float32), step.said(mesh))
@@ -108,7 +108,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, device_mesh)
     optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
-    now = state.create(experiment, optimizer, mesh)
+    now = state.create(experiment, mesh)
     broken = jax.tree.map(lambda leaf: leaf, now.params) | {"norm_D": now.params["norm_D"].at[3].set(jnp.inf)}
     before = state.TrainState(now.step, broken, now.opt_state, now.key, now.average)
     kept = jax.device_get(before)
@@ -123,14 +123,14 @@ def test_the_old_state_gives_its_memory_to_the_new(tiny, device_mesh):
     optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     update = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
-    before = state.create(experiment, optimizer, mesh)
+    before = state.create(experiment, mesh)
     update(before, batch(), RATES, step.said(mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
 
 
 def test_no_device_holds_the_whole_state(tiny, device_mesh):
     experiment, mesh = tiny(), device_mesh(1, 8, 1)
-    now = state.create(experiment, adamw.build(experiment.optimizer, lambda count: 0.0), mesh)
+    now = state.create(experiment, mesh)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
     largest = max(
         sum(shard.data.nbytes for leaf in jax.tree.leaves(now) for shard in leaf.addressable_shards if shard.device == device)

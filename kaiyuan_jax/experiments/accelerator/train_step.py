@@ -111,7 +111,7 @@ class Program:
         return (timing.compiled_bytes(self.update)["total_gib"] or 0.0) * 2**30
 
     def state(self):
-        return state.create(self.experiment, self.optimizer, self.mesh)
+        return state.create(self.experiment, self.mesh)
 
     def batch(self) -> dict:
         """Random tokens, every row one document."""
