@@ -174,7 +174,8 @@ def _phase(phase, path: str, names: list[str]):
         if not 0 <= low < high <= 1:
             yield f"{where}.window: found {use.window}, must satisfy 0 <= low < high <= 1 (token mass, worst 0 to best 1)"
         yield from _positive(where, use, "passes")
-        yield from _not_negative(where, use, "temperature")
+        if use.temperature and use.temperature < 0.001:
+            yield f"{where}.temperature: found {use.temperature:g}, must be 0 (none) or at least 0.001; for the best alone, narrow window"
         if use.temperature and use.passes > 1:
             yield f"{where}.passes: found {use.passes:g} with temperature {use.temperature:g}, which reads nothing twice; must be at most 1"
         if not 0 <= use.share <= 1:

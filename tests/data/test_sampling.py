@@ -145,7 +145,8 @@ def test_a_plan_of_billions_of_sequences_takes_no_time():
     ("settings", "message"),
     [
         ({"passes": 2.0}, r"uses\[0\].passes: found 2 with temperature 1, which reads nothing twice; must be at most 1"),
-        ({"temperature": -1.0}, r"uses\[0\].temperature: found -1.0, must be 0 or more"),
+        ({"temperature": -1.0}, r"uses\[0\].temperature: found -1, must be 0 \(none\) or at least 0.001"),
+        ({"temperature": 1e-300}, r"uses\[0\].temperature: found 1e-300, must be 0 \(none\) or at least 0.001"),
         ({"scored": False}, r"'s' has temperature 1, but its store is not scored"),
     ],
 )
