@@ -31,6 +31,9 @@ def rows(results: dict) -> list[dict]:
         others = [row for row in attention if row.get("case") == case and not str(row.get("implementation")).startswith("ours")]
         value = _ratio(mine, _best(others, "both_tflops"), "both_tflops")
         found.append(_goal(f"attention over the best other, {case}, with backward", most, value, lambda value, least=least: value >= least))
+    together = _best(_rows(results, "population"), "ratio", compute="bfloat16")
+    value = together and together["ratio"]
+    found.append(_goal("16 members of 5M together over one after another, tokens/s", "at least 4", value, lambda value: value >= 4))
     return found
 
 

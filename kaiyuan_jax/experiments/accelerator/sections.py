@@ -20,15 +20,16 @@ class Section:
 
 SECTIONS = (
     Section("ceilings", f"{PACKAGE}.ceilings", 22),
-    Section("step", f"{PACKAGE}.train_step", 110, options=dict(variants="bfloat16")),
-    Section("torch_step", f"{PACKAGE}.torch_step", 95, torch=True),
-    Section("step_plain", f"{PACKAGE}.train_step", 55, options=dict(variants="plain")),
-    Section("step_fp16", f"{PACKAGE}.train_step", 50, options=dict(variants="float16")),
-    Section("attention", f"{PACKAGE}.attention_ops", 50),
-    Section("cross_entropy", f"{PACKAGE}.cross_entropy_ops", 30),
-    Section("torch_ops", f"{PACKAGE}.torch_ops", 30, torch=True),
+    Section("step", f"{PACKAGE}.train_step", 104, options=dict(variants="bfloat16")),
+    Section("torch_step", f"{PACKAGE}.torch_step", 89, torch=True),
+    Section("step_plain", f"{PACKAGE}.train_step", 51, options=dict(variants="plain")),
+    Section("step_fp16", f"{PACKAGE}.train_step", 46, options=dict(variants="float16")),
+    Section("attention", f"{PACKAGE}.attention_ops", 46),
+    Section("cross_entropy", f"{PACKAGE}.cross_entropy_ops", 27),
+    Section("torch_ops", f"{PACKAGE}.torch_ops", 28, torch=True),
     Section("decode", f"{PACKAGE}.decode", 25),
     Section("checkpoint", f"{PACKAGE}.checkpoint_stall", 30),
     Section("proxies", f"{PACKAGE}.train_step", 25, options=dict(variants="proxies")),
     Section("norms", f"{PACKAGE}.norms", 12),
+    Section("population", f"{PACKAGE}.population", 30),
 )

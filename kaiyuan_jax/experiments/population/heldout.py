@@ -8,6 +8,7 @@ Members may name different held-out stores; all are read on all of them, since w
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from kaiyuan_jax.config import ConfigError, Experiment
@@ -65,7 +66,7 @@ def open_stores(members: Sequence[Experiment], fingerprint: str, given: Mapping[
 
 def read(first: Experiment, stores: Mapping[str, Store], params_M, rows: int | None = None, devices=None):
     """Yields (source, sequences int64[R], rows int32[R, L+1], nats float64[R, M, L]) of every store."""
-    count = len(next(iter(_leaves(params_M))))
+    count = len(jax.tree.leaves(params_M)[0])
     laid = program.layout(count, devices)
     params_P, length = laid.pad(params_M), first.data.sequence_length
     graphdef, _ = decoder.abstract(first.model, first.precision)
@@ -82,9 +83,3 @@ def means(first: Experiment, stores: Mapping[str, Store], params_M, devices=None
     """One `source -> nats per token` a member: the held-out losses of a metrics line."""
     by_source = {source: losses_RML.mean(axis=(0, 2)) for source, _, _, losses_RML in read(first, stores, params_M, devices=devices)}
     return [dict(zip(by_source, map(float, losses), strict=True)) for losses in zip(*by_source.values(), strict=True)]
-
-
-def _leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kaiyuan_jax import config
 from kaiyuan_jax.config import Experiment
 from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models import decoder, loss
@@ -117,10 +118,24 @@ def abstract(experiment: Experiment, count: int, sharding: NamedSharding) -> sta
 def create(experiment: Experiment, seeds, laid: Layout) -> state.TrainState:
     """The stacked state [P, ...] before the first step; the weights of a member are those that its seed gives it alone."""
     keys_M = np.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
+    return _initial(_decisive(experiment), laid)(laid.put(keys_M), ())
+
+
+def _decisive(experiment: Experiment) -> str:
+    """JSON of the fields that decide a program: populations of one process that agree in them compile it once."""
+    data, optimizer = experiment.data, dataclasses.replace(experiment.optimizer, weight_decay=0.0)
+    shapes = config.Data(sequence_length=data.sequence_length, batch_size=data.batch_size, mask_documents=data.mask_documents)
+    fields = dict(model=experiment.model, optimizer=optimizer, precision=experiment.precision, kernels=experiment.kernels)
+    return config.to_json(Experiment(data=shapes, **fields))
+
+
+@functools.lru_cache(maxsize=4)
+def _initial(decisive: str, laid: Layout) -> Callable:
+    experiment = config.from_json(decisive)
     begin = each(lambda key, _: state.initial(experiment, optimizer_of(experiment), jax.random.wrap_key_data(key)), laid.mesh)
     # as state.create: it runs once, and a CPU compiles random numbers five times faster without LLVM's optimisations
     options = {"xla_backend_optimization_level": 0} if laid.mesh.devices.flat[0].platform == "cpu" else None
-    return jax.jit(begin, out_shardings=laid.by_member, compiler_options=options)(laid.put(keys_M), ())
+    return jax.jit(begin, out_shardings=laid.by_member, compiler_options=options)
 
 
 def update(experiment: Experiment, laid: Layout, steps: int) -> Callable:
@@ -130,6 +145,12 @@ def update(experiment: Experiment, laid: Layout, steps: int) -> Callable:
     diverged_P int32: the update at which a member diverged, 0 for none. metrics: loss_B float32 [P, B], gradient_norm float32 [P], finite
     and skipped bool [P], as training/step.py has them.
     """
+    return _update(_decisive(experiment), laid, steps)
+
+
+@functools.lru_cache(maxsize=4)
+def _update(decisive: str, laid: Layout, steps: int) -> Callable:
+    experiment = config.from_json(decisive)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
     where = place(experiment, laid.mesh)
 
