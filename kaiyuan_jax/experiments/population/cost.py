@@ -38,18 +38,18 @@ class Cost:
         return f"{said}, about {self.seconds / 60:,.1f} min of training at {1 / self.seconds_per_token:,.0f} tokens/s (measured)"
 
 
-def predict_cost(experiments: Sequence[Experiment], *, timed_steps: int = 0, devices=None) -> Cost:
+def predict_cost(experiments: Sequence[Experiment], *, timed_steps: int = 0, devices=None, at_once: int = 0) -> Cost:
     """The cost of `train` with these members; with `timed_steps` seconds too, from that many steps. Raises ConfigError as `train` does."""
     group = members.resolve(experiments)
     tokens = [plan.tokens for plan in group.plans]
     operations = sum(n * flops.per_token(one.model, one.data.sequence_length) for n, one in zip(tokens, group.experiments, strict=True))
-    measured = _measured(group, timed_steps, devices) if timed_steps else None
+    measured = _measured(group, timed_steps, devices, at_once) if timed_steps else None
     return Cost(len(group), sum(tokens), operations, measured)
 
 
-def _measured(group: members.Members, count: int, devices) -> float:
+def _measured(group: members.Members, count: int, devices, at_once: int) -> float:
     """Seconds a token, the median of `count` steps; the one before them is not timed."""
-    laid, first = program.layout(len(group), devices), group.first
+    laid, first = program.layout(len(group), devices, at_once), group.first
     feed = Feed(group, laid, 0)
     batch = feed.next()
     feed.close()

@@ -22,13 +22,14 @@ from kaiyuan_jax.models import decoder
 
 
 def evaluate(
-    population: Population, params_M, *, rows: int | None = None, stores: Mapping[str, str] | None = None, devices=None
+    population: Population, params_M, *, rows: int | None = None, stores: Mapping[str, str] | None = None, devices=None, at_once: int = 0
 ) -> list[dict[str, heldout.DocumentSums]]:
     """What every member loses on every held-out document: one `source -> DocumentSums` a member, in the members' order.
 
     params_M: arrays [M, ...] such as `population.parameters` gives; NaN of a member that has diverged gives NaN. rows: sequences of each
-    source (default: config.evaluation.rows). stores: source -> folder of a held-out store (default: all that any member names).
-    Raises ConfigError where there is no held-out text, and StoreError for a store that is bad or of another tokenizer.
+    source (default: config.evaluation.rows). stores: source -> folder of a held-out store (default: all that any member names). devices
+    and at_once: as `train` takes them. Raises ConfigError where there is no held-out text, and StoreError for a store that is bad or of
+    another tokenizer.
     """
     first = population.members[0]
     opened = open_stores(population.members, population.fingerprint, stores)
@@ -37,7 +38,7 @@ def evaluate(
     tokenizer, _ = tokenizers.load(Path(next(iter(opened.values())).folder, "tokenizer.json"))
     lengths_V = byte_lengths(tokenizer, first.model.vocabulary)
     found = [{} for _ in population.members]
-    for source, sequences, rows_RL1, losses_RML in read(first, opened, params_M, rows, devices):
+    for source, sequences, rows_RL1, losses_RML in read(first, opened, params_M, rows, devices, at_once):
         for member, losses_RL in zip(found, losses_RML.swapaxes(0, 1), strict=True):
             member[source] = heldout.document_sums(opened[source], sequences, rows_RL1[:, 1:], losses_RL, lengths_V)
     return found
@@ -64,13 +65,13 @@ def open_stores(members: Sequence[Experiment], fingerprint: str, given: Mapping[
     return opened
 
 
-def read(first: Experiment, stores: Mapping[str, Store], params_M, rows: int | None = None, devices=None):
+def read(first: Experiment, stores: Mapping[str, Store], params_M, rows: int | None = None, devices=None, at_once: int = 0):
     """Yields (source, sequences int64[R], rows int32[R, L+1], nats float64[R, M, L]) of every store."""
     count = len(jax.tree.leaves(params_M)[0])
-    laid = program.layout(count, devices)
+    laid = program.layout(count, devices, at_once)
     params_P, length = laid.pad(params_M), first.data.sequence_length
     graphdef, _ = decoder.abstract(first.model, first.precision)
-    compute = program.token_losses(graphdef, program.place(first, laid.mesh), laid.mesh)
+    compute = program.token_losses(graphdef, program.place(first, laid.mesh), laid)
     settings = dict(batch_size=first.evaluation.batch_size, mask_documents=first.data.mask_documents)
     for source, store in tqdm(stores.items(), desc="held-out", leave=False, disable=None):
         sequences = heldout.spread(store.sequences(length), first.evaluation.rows if rows is None else rows)
@@ -79,7 +80,8 @@ def read(first: Experiment, stores: Mapping[str, Store], params_M, rows: int | N
         yield source, sequences, rows_RL1, losses_RPL[:, :count]
 
 
-def means(first: Experiment, stores: Mapping[str, Store], params_M, devices=None) -> list[dict[str, float]]:
+def means(first: Experiment, stores: Mapping[str, Store], params_M, devices=None, at_once: int = 0) -> list[dict[str, float]]:
     """One `source -> nats per token` a member: the held-out losses of a metrics line."""
-    by_source = {source: losses_RML.mean(axis=(0, 2)) for source, _, _, losses_RML in read(first, stores, params_M, devices=devices)}
+    found = read(first, stores, params_M, devices=devices, at_once=at_once)
+    by_source = {source: losses_RML.mean(axis=(0, 2)) for source, _, _, losses_RML in found}
     return [dict(zip(by_source, map(float, losses), strict=True)) for losses in zip(*by_source.values(), strict=True)]

@@ -27,11 +27,15 @@ from kaiyuan_jax.training.job import say
 from kaiyuan_jax.training.watchdog import Watchdog
 
 
-def train(experiments: Sequence[Experiment], folder, *, devices=None) -> Population:
+def train(
+    experiments: Sequence[Experiment], folder, *, devices=None, at_once: int = 0, first_save: int = 0, folders: bool = True
+) -> Population:
     """Trains all members to their last step on `devices` (default: all), or goes on where the folder's newest checkpoint stands.
 
-    Members' `output` is not read. Raises ConfigError before any work for members that cannot be trained together and for a folder that
-    holds others, UserError when it was told to stop (SIGTERM, Ctrl-C), having saved.
+    at_once: members of a device computed together (program.layout); fewer need less memory. first_save: no checkpoint before this step,
+    because writing one takes longer than many steps of small members. folders: whether members get run folders at the end, which takes
+    seconds for each. Members' `output` is not read. Raises ConfigError before any work for members that cannot be trained together and for
+    a folder that holds others, UserError when it was told to stop (SIGTERM, Ctrl-C), having saved.
     """
     if processes.count() > 1:
         raise ConfigError(f"population: found {processes.count()} processes; start one process with all devices of one machine")
@@ -49,12 +53,13 @@ def train(experiments: Sequence[Experiment], folder, *, devices=None) -> Populat
         population = Population(folder, group.experiments)
         if (population.steps or [0])[-1] < group.steps:
             members.verify(group)
-            _train(group, folder, program.layout(len(group), devices), stores)
-        run_folders.write(population, group)
+            _train(group, folder, program.layout(len(group), devices, at_once), stores, first_save)
+        if folders:
+            run_folders.write(population, group)
     return population
 
 
-def _train(group: Members, folder: Path, laid: program.Layout, stores: dict) -> None:
+def _train(group: Members, folder: Path, laid: program.Layout, stores: dict, first_save: int) -> None:
     """From the newest checkpoint to the last step."""
     first, orders = group.first, group.orders()
     settings, last = first.checkpoint, group.steps
@@ -81,16 +86,16 @@ def _train(group: Members, folder: Path, laid: program.Layout, stores: dict) -> 
             record.read()  # of the step before, while the devices compute this one
             record.add(done, measured)
             ending = done == last or bool(stop.flag)
-            saving = ending or checkpoints.failed or done % settings.every == 0
+            saving = ending or checkpoints.failed or (done % settings.every == 0 and done >= first_save)
             evaluating = bool(stores) and (done == last or (first.evaluation.every and done % first.evaluation.every == 0))
             if not (saving or evaluating):
                 continue
             record.read()
-            record.overflowed(done, np.asarray(program.finite(laid.mesh)(now.params, ()))[: len(group)])
+            record.overflowed(done, np.asarray(program.finite(laid)(now.params, ()))[: len(group)])
             diverged_P = laid.put(np.array(record.diverged, np.int32))
             if evaluating:
                 watch.beat("evaluate", done)
-                record.heldout(done, heldout.means(first, stores, laid.unpad(now.params), laid.mesh.devices.flat))
+                record.heldout(done, heldout.means(first, stores, laid.unpad(now.params), laid.mesh.devices.flat, laid.at_once))
             if saving:
                 watch.beat("save", done)
                 failed = checkpoints.failed

@@ -5,6 +5,7 @@
 Every device has P / devices members whole, so training moves nothing between devices. On an accelerator the members of a device are one
 vectorised computation (`jax.vmap`): products of M small matrices become one large kernel. A CPU core has nothing to gain from that and a
 cache to lose, so there they are computed one after the other inside the program (`jax.lax.map`), each device by a thread of its own.
+Between the two lies `at_once`: so many members of a device are vectorised at a time, where the activations of all would not fit.
 
 A member whose loss or gradient is not finite keeps its weights, moments and step count from then on; no other member sees anything of it.
 """
@@ -35,6 +36,7 @@ class Layout:
 
     count: int  # M
     mesh: Mesh  # one axis, `AXIS`
+    at_once: int  # members of one device that are computed together
 
     @property
     def padded(self) -> int:
@@ -79,10 +81,14 @@ def _take(sharding: NamedSharding, index: tuple[int, ...]) -> Callable:
     return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[np.array(index)], tree), out_shardings=sharding)
 
 
-def layout(count: int, devices=None) -> Layout:
-    """Of so many members over `devices` (default: all), of which no more are used than there are members."""
+def layout(count: int, devices=None, at_once: int = 0) -> Layout:
+    """Of so many members over `devices` (default: all), of which no more are used than there are members.
+
+    at_once: members of a device computed together; 0: one on a CPU, all of them on an accelerator.
+    """
     devices = list(jax.devices() if devices is None else devices)[:count]
-    return Layout(count, jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Layout(count, mesh, at_once or (1 if devices[0].platform == "cpu" else -(-count // len(devices))))
 
 
 def place(experiment: Experiment, mesh: Mesh) -> Placement:
@@ -92,16 +98,21 @@ def place(experiment: Experiment, mesh: Mesh) -> Placement:
     return Placement(kind, attention=kernels.attention, cross_entropy=kernels.cross_entropy)
 
 
-def each(function: Callable, mesh: Mesh) -> Callable:
+def each(function: Callable, laid: Layout) -> Callable:
     """`function(member, shared)` of one member's arrays -> the same of arrays stacked over P members, cut by member; `shared` is whole."""
 
     def local(stacked, shared):
-        if mesh.devices.flat[0].platform == "cpu":
-            return jax.lax.map(lambda member: function(member, shared), stacked)
-        return jax.vmap(lambda member: function(member, shared))(stacked)
+        def one(member):
+            return function(member, shared)
+
+        if laid.at_once == 1:
+            return jax.lax.map(one, stacked)
+        if laid.at_once >= laid.padded // laid.mesh.size:
+            return jax.vmap(one)(stacked)
+        return jax.lax.map(one, stacked, batch_size=laid.at_once)
 
     cut = PartitionSpec(AXIS)
-    return jax.shard_map(local, mesh=mesh, in_specs=(cut, PartitionSpec()), out_specs=cut, check_vma=False)
+    return jax.shard_map(local, mesh=laid.mesh, in_specs=(cut, PartitionSpec()), out_specs=cut, check_vma=False)
 
 
 def optimizer_of(experiment: Experiment) -> optax.GradientTransformation:
@@ -132,7 +143,7 @@ def _decisive(experiment: Experiment) -> str:
 @functools.lru_cache(maxsize=4)
 def _initial(decisive: str, laid: Layout) -> Callable:
     experiment = config.from_json(decisive)
-    begin = each(lambda key, _: state.initial(experiment, optimizer_of(experiment), jax.random.wrap_key_data(key)), laid.mesh)
+    begin = each(lambda key, _: state.initial(experiment, optimizer_of(experiment), jax.random.wrap_key_data(key)), laid)
     # as state.create: it runs once, and a CPU compiles random numbers five times faster without LLVM's optimisations
     options = {"xla_backend_optimization_level": 0} if laid.mesh.devices.flat[0].platform == "cpu" else None
     return jax.jit(begin, out_shardings=laid.by_member, compiler_options=options)
@@ -164,7 +175,7 @@ def _update(decisive: str, laid: Layout, steps: int) -> Callable:
         return dataclasses.replace(new, step=now.step + 1), diverged, {key: measured[key] for key in kept}
 
     def everyone(now, diverged_P, batch, rates_PT, decay_P, done):
-        return each(one, laid.mesh)((now, diverged_P, batch, rates_PT, decay_P), done)
+        return each(one, laid)((now, diverged_P, batch, rates_PT, decay_P), done)
 
     P, cut = laid.padded, laid.by_member
     rows = jax.ShapeDtypeStruct((P, experiment.data.batch_size, experiment.data.sequence_length), np.int32, sharding=cut)
@@ -181,16 +192,16 @@ def _update(decisive: str, laid: Layout, steps: int) -> Callable:
 
 
 @functools.cache
-def token_losses(graphdef, where: Placement, mesh: Mesh) -> Callable:
+def token_losses(graphdef, where: Placement, laid: Layout) -> Callable:
     """`(params [P, ...], batch) -> float32 [B, P, L]`, nats: every member on the same rows."""
 
     def one(params, batch):
         return loss.token_losses(decoder.merge(graphdef, params), batch, where)[0]
 
-    return jax.jit(lambda params, batch: each(one, mesh)(params, batch).swapaxes(0, 1), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(lambda params, batch: each(one, laid)(params, batch).swapaxes(0, 1), out_shardings=laid.everywhere)
 
 
 @functools.cache
-def finite(mesh: Mesh) -> Callable:
+def finite(laid: Layout) -> Callable:
     """`tree [P, ...] -> bool [P]`: no array of the member holds an infinity or NaN."""
-    return jax.jit(each(lambda member, _: state.finite(member), mesh))
+    return jax.jit(each(lambda member, _: state.finite(member), laid))

@@ -26,14 +26,14 @@ RATE = 1e-4
 STEPS = 4  # rates that the programs hold
 
 
-def compare(experiment: Experiment, count: int, *, devices=None, rounds: int = 5) -> dict:
+def compare(experiment: Experiment, count: int, *, devices=None, at_once: int = 0, rounds: int = 5) -> dict:
     """Tokens a second of `count` members together and one after the other (on the first device), and what each took to compile.
 
     ratio: together over one after the other, wall time, the median over rounds; ratio_low and ratio_high are the extremes. cpu_ratio: the
     same of processor seconds, which on a busy machine says more.
     """
     experiment = dataclasses.replace(experiment, mesh=config.Mesh(data=1))
-    laid = program.layout(count, devices)
+    laid = program.layout(count, devices, at_once)
     together, compiling = _together(experiment, laid)
     apart, compiling_one = _apart(experiment, count, laid.mesh.devices.flat[0])
     together(), apart()
@@ -48,6 +48,7 @@ def compare(experiment: Experiment, count: int, *, devices=None, rounds: int = 5
         "length": experiment.data.sequence_length,
         "compute": experiment.precision.compute,
         "devices": laid.mesh.size,
+        "at_once": laid.at_once,
         "one_after_another": float(tokens / wall[0]),
         "tokens_per_second": float(tokens / wall[1]),
         "ratio": float(np.median(ratios)),
