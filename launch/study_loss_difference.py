@@ -45,6 +45,7 @@ def main(argv):
     from kaiyuan_jax.experiments import loss_difference, population, proxies
     from kaiyuan_jax.report import selection
 
+    loss_difference.check(base)
     folder.mkdir(parents=True, exist_ok=True)
     pool, sample = loss_difference.divide(texts, TARGET.value, HELDOUT.value, POOL.value)
     for name, table in (("pool", pool), ("sample", sample)):

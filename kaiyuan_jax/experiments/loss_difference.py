@@ -29,6 +29,7 @@ from kaiyuan_jax.experiments import analysis, proxies, sampling_study
 
 SAMPLE = 0.5  # share of the target's documents that the conditional model may see
 CONDITIONAL_TOKENS, CONDITIONAL_RATE = 0.25, 0.2  # of the prior's budget and of its peak rate
+WARMUP = 4  # steps of the conditional model
 RANDOM = "at random"
 
 
@@ -38,13 +39,14 @@ def divide(texts: Mapping[str, str], target: str, heldout: float, most: int) -> 
     heldout: the share of documents that the held-out stores took by hash, which are left out. The pool has at most `most` documents, those
     with the smallest hashes.
     """
-    pool, sample = [], []
+    pool, sample, seen = [], [], set()
     for source, path in texts.items():
         documents = pq.read_table(path, columns=["text"])["text"].to_pylist()
         hashes = [normalise.text_hash(normalise.normalise_text(text)) for text in documents]
         for number, (text, digest, out) in enumerate(zip(documents, hashes, split.heldout(hashes, heldout), strict=True)):
             key = hashlib.blake2b(digest, digest_size=8, person=b"target").digest()
-            if not out:
+            if not out and key not in seen:  # the first of equal texts
+                seen.add(key)
                 chosen = source == target and int.from_bytes(key, "big") / 2**64 < SAMPLE
                 (sample if chosen else pool).append((key, f"{source}:{number}", text))
     return _table(sorted(pool)[:most]), _table(sorted(sample))
@@ -52,6 +54,16 @@ def divide(texts: Mapping[str, str], target: str, heldout: float, most: int) -> 
 
 def _table(rows: Sequence[tuple]) -> pa.Table:
     return pa.table({"id": [name for _, name, _ in rows], "text": [text for _, _, text in rows]})
+
+
+def check(base: config.Experiment) -> None:
+    """Raises ConfigError for a budget that is too short for the prior, or a quarter of it for the conditional model."""
+    step = base.data.batch_size * base.data.sequence_length
+    steps, least = base.data.phases[0].tokens // step, max(base.schedule.warmup + 1, round((WARMUP + 1) / CONDITIONAL_TOKENS))
+    if steps < least:
+        raise config.ConfigError(
+            f"config.data.phases[0].tokens: found {base.data.phases[0].tokens:,}, {steps} steps of {step:,}; must be at least {least} steps"
+        )
 
 
 def prior(base: config.Experiment, store: str, folder: Path) -> config.Experiment:
@@ -66,7 +78,7 @@ def conditional(base: config.Experiment, before: config.Experiment, store: str, 
     """The prior, trained on with the target's sample at a lower rate."""
     made = _on(base, "conditional", store, round(CONDITIONAL_TOKENS * base.data.phases[0].tokens), seed=0)
     made.output, made.start = str(folder), before.folder
-    made.schedule = config.Schedule(kind="constant", peak=CONDITIONAL_RATE * base.schedule.peak, warmup=4)
+    made.schedule = config.Schedule(kind="constant", peak=CONDITIONAL_RATE * base.schedule.peak, warmup=WARMUP)
     return made
 
 

@@ -123,7 +123,7 @@ def test_the_area_under_the_curve_is_the_probability_that_a_positive_scores_high
 def test_pool_and_sample_share_no_document_and_hold_nothing_held_out(tmp_path):
     texts = {}
     for source in "ab":
-        table = pa.table({"text": [f"document {number} of source {source}" for number in range(400)]})
+        table = pa.table({"text": [f"document {number % 400} of source {source}" for number in range(440)]})  # 40 of them twice
         pq.write_table(table, tmp_path / f"{source}.parquet")
         texts[source] = str(tmp_path / f"{source}.parquet")
     pool, sample = loss_difference.divide(texts, "b", heldout=0.2, most=10_000)
@@ -140,5 +140,7 @@ def test_pool_and_sample_share_no_document_and_hold_nothing_held_out(tmp_path):
 def test_the_conditional_model_goes_on_from_the_prior_at_a_lower_rate(tmp_path):
     before = loss_difference.prior(base(tokens=1600, peak=5e-3), "plain", tmp_path / "prior")
     after = loss_difference.conditional(base(tokens=1600, peak=5e-3), before, "sample", tmp_path / "conditional")
+    with pytest.raises(config.ConfigError, match=r"tokens: found 760, 19 steps of 40; must be at least 20 steps"):
+        loss_difference.check(base(tokens=760, warmup=10))
     assert before.checkpoint.every == 10 and after.start == str(tmp_path / "prior")
     assert after.schedule.peak == pytest.approx(1e-3) and after.data.phases[0].tokens == 400
