@@ -41,7 +41,8 @@ def build(folder: str | Path) -> str:
         lines += [line for figure in shown for line in (f"![{figure.title}. {figure.caption}]({figure.name}.png)", "")]
     files.replace(folder / "report.html", page.page(TITLE, parts))
     files.replace(folder / "reuse.md", "\n".join(lines))
-    return "\n\n".join([theory, summary, real, *(f"* {line}" for line in simulation_findings(simulated) + findings(found))])
+    said = "\n".join(f"* {line}" for line in simulation_findings(simulated) + findings(found))
+    return "\n\n".join([theory, summary, real, said])
 
 
 def draw(simulated: dict, found: dict) -> list[page.Figure]:
@@ -76,19 +77,17 @@ def findings(found: dict) -> list[str]:
     for size in sizes:
         most, last = size["most"], max(size["epochs"])
         at = size["epochs"][_largest(size["reuse"])]
-        fell = "" if at == last else f", reached after {at} of {last} epochs; later epochs make the model worse"
+        fell = "" if at == last else f", reached after {at} of {last} epochs"
         sentences.append(
-            f"{size['fresh']:,} fresh tokens: the most they are worth is {_value(most)} times as many{fell}. A pass is worth "
-            f"{share:.0%} of a fresh one or more on average up to {_value(size['saturation'])} epochs; 2305.16264 gives "
-            f"{_law_saturation(size['law'], size['epochs'], share)}."
+            f"{size['fresh']:,} fresh tokens: the most they are worth is {_value(most)} times as many{fell}. An epoch is worth "
+            f"{share:.0%} of a fresh one or more on average {_until(size)}; by 2305.16264 that is so up to {found['law_saturation']:.1f}."
         )
     trend = found["trend"]
-    if trend["value"] is not None and len(sizes) > 1 and trend["band"][0] is not None:
+    if trend["value"] is not None and trend["band"][0] is not None:
         grows = "grows with N here" if trend["band"][0] > 0 else "falls with N here" if trend["band"][1] < 0 else "has no trend in N here"
         sentences.append(
-            f"The largest E {grows}: as N to the power {trend['value']:.2f} (95%: {trend['band'][0]:.2f} to {trend['band'][1]:.2f}). "
-            "The law of "
-            "2305.16264 has one limit, 16.4, whatever N; 2511.13421 says that it rises with N."
+            f"After {trend['epochs']} epochs, which all sizes have, E {grows}: as N to the power {trend['value']:.2f} (95%: "
+            f"{_band(trend['band'])}). 2305.16264 has the same E for every N; 2511.13421 says that it rises with N."
         )
     return sentences
 
@@ -97,8 +96,7 @@ def limits(found: dict) -> list[str]:
     size = found["size"]
     return [
         f"One model of {found['parameters'] / 1e6:.2f}M parameters and at most {max(one['fresh'] for one in found['sizes']):,} fresh "
-        "tokens. "
-        "Published studies repeat hundreds of millions; how E changes over that distance cannot be read off here.",
+        "tokens. Published studies repeat hundreds of millions; how E changes over that distance cannot be read off here.",
         f"One constant rate ({size['peak']:g}) for all; E is defined with the best rate for each K and N, so a rate that suits few epochs "
         "counts against many. No decay: after one, both sides would be lower, not by the same amount.",
         f"{found['seeds']} seeds. Bands draw them again, which understates how seeds differ; the points show each.",
@@ -135,7 +133,7 @@ def simulation_findings(simulated: dict) -> list[str]:
 
 def simulation_table(simulated: dict) -> str:
     shown = [1, 2, 4, 8, 16, 32, 64]
-    header = ["simulation", "N", *(f"E({k})" for k in shown), "plateau", "slope ln N"]
+    header = ["simulation", "N", *(f"E({k})" for k in shown), "plateau", "theory"]
     rows = []
     for name in ("strongly_convex", "gaussian", "zipf"):
         part = simulated[name]
@@ -176,9 +174,10 @@ def _largest(values: list[float | None]) -> int:
     return max(range(len(values)), key=lambda place: float("inf") if values[place] is None else values[place])
 
 
-def _law_saturation(law: list[float], epochs: list[int], share: float) -> str:
-    below = [k for k, worth in zip(epochs, law, strict=True) if worth < share * k]
-    return f"fewer than {below[0]}" if below else f"more than {max(epochs)}"
+def _until(size: dict) -> str:
+    """How long reuse pays, in words."""
+    value, band = size["saturation"]["value"], size["saturation"]["band"]
+    return f"for all {max(size['epochs'])} made" if value is None else f"up to {value:.1f} (95%: {_band(band)})"
 
 
 def _value(one: dict) -> str:

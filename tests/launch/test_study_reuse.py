@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kaiyuan_jax.config import UserError
+from kaiyuan_jax.data.prepare import tokenizer as tokenizers
 from kaiyuan_jax.data.store import open_store
 from kaiyuan_jax.data.store_write import write_store
 from kaiyuan_jax.experiments.reuse import simulations, study
@@ -23,25 +24,17 @@ def launch(*flags):
     return done.returncode, done.stdout, done.stderr
 
 
-WORDS = json.dumps(
-    {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": None,
-        "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(64)}, "unk_token": "w0"},
-    }
-)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """Two sources of text in which a token is likely to be followed by the next one."""
     folder = tmp_path_factory.mktemp("stores")
+    tokenizer = tokenizers.train(["the cat sat on the mat"], 270).to_str()
     for number, source in enumerate(("one", "two")):
         for part, documents in (("train", 120), ("heldout", 20)):
             random = np.random.default_rng([number, documents])
             steps = np.where(random.random((documents, 30)) < 0.8, 1, random.integers(1, 50, (documents, 30)))
             texts = [(f"d{i}", float(i), 60, (1 + np.cumsum(row) % 50).astype(np.uint16)) for i, row in enumerate(steps)]
-            write_store(folder / source / part, documents=texts, tokenizer_json=WORDS, vocabulary=64, eod=0)
+            write_store(folder / source / part, documents=texts, tokenizer_json=tokenizer, vocabulary=270, eod=0)
     return [f"{folder}/{source}" for source in ("one", "two")]
 
 

@@ -69,9 +69,11 @@ def summary(measured: Losses, fresh: Sequence[int], *, share: float = 0.75, seed
                 "decay": _number(centre[number], samples_RK, lambda e, k=epochs: fit_decay(k, e)),
             }
         )
-    trend = exponent_of(fresh, [np.max(one) for one in centre])
-    trends = [exponent_of(fresh, [np.max(one[number]) for number in range(len(fresh))]) for one in drawn]
-    return {"share": share, "sizes": sizes, "trend": {"value": _plain(trend), "band": _band(np.array(trends))}}
+    common = int(epochs_of(measured.tokens, fresh[-1])[-1])  # the largest N has the fewest epochs
+    places = [int(np.flatnonzero(epochs_of(measured.tokens, n) == common)[0]) for n in fresh]
+    values, *samples = ([of_n[place] for of_n, place in zip(one, places, strict=True)] for one in (centre, *drawn))
+    trend = {"value": _plain(exponent_of(fresh, values)), "band": _band(np.array([exponent_of(fresh, one) for one in samples]))}
+    return {"share": share, "law_saturation": _law_saturation(share), "sizes": sizes, "trend": {"epochs": common, **trend}}
 
 
 def fit_decay(epochs: np.ndarray, reuse: np.ndarray) -> float:
@@ -87,11 +89,16 @@ def fit_decay(epochs: np.ndarray, reuse: np.ndarray) -> float:
     return float(np.exp(optimize.minimize_scalar(miss, bounds=(np.log(0.05), np.log(1e3)), method="bounded").x))
 
 
-def exponent_of(fresh: Sequence[int], most: Sequence[float]) -> float:
-    """How the largest E grows with N: the slope of ln E over ln N; NaN for a single N or an E that is not finite."""
-    if len(fresh) < 2 or not np.isfinite(most).all():
+def exponent_of(fresh: Sequence[int], reuse: Sequence[float]) -> float:
+    """How E of one number of epochs grows with N: the slope of ln E over ln N; NaN for a single N or an E that is not finite."""
+    if len(fresh) < 2 or not np.isfinite(reuse).all():
         return float("nan")
-    return float(np.polyfit(np.log(fresh), np.log(most), 1)[0])
+    return float(np.polyfit(np.log(fresh), np.log(reuse), 1)[0])
+
+
+def _law_saturation(share: float) -> float:
+    epochs = np.geomspace(1, 1_000, 2_000)
+    return effective.saturation(epochs, np.array([worth(float(k)) for k in epochs]), share)
 
 
 def _number(centre: np.ndarray, samples_RK: np.ndarray, of) -> dict:

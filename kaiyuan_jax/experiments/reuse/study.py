@@ -35,7 +35,7 @@ class Size:
     warmup: int = 20  # steps
     batch_size: int = 8
     sequence_length: int = 128
-    rows: int = 48  # held-out sequences a source
+    rows: int = 32  # held-out sequences a source
     model: c.Model = dataclasses.field(
         default_factory=lambda: c.Model(layers=2, width=64, feedforward=192, heads=2, kv_heads=1, head_size=32, vocabulary=2048)
     )
