@@ -44,6 +44,7 @@ class Size:
     decay: float = 0.2  # share of the steps that WSD decays
     every: int = 10  # steps between the checkpoints that are averaged
     last: int = 6  # how many of them
+    first_save: float = 0.8  # share of the steps before the first checkpoint; a cell that is stopped before begins again
     rows: int = 128  # held-out sequences, of all sources together
     model: c.Model = dataclasses.field(
         default_factory=lambda: c.Model(layers=1, width=32, feedforward=96, heads=1, kv_heads=1, head_size=32, vocabulary=2048)
@@ -62,12 +63,12 @@ class Size:
 
 # Large enough for every stage to run for real, too small to mean anything.
 QUICK = Size(
-    steps=20, warmup=2, batch_size=2, sequence_length=8, decay=0.4, every=2, last=3, rows=16,
+    steps=20, warmup=2, batch_size=2, sequence_length=8, decay=0.4, every=2, last=3, first_save=0.6, rows=16,
     model=c.Model(layers=1, width=16, feedforward=32, heads=2, kv_heads=1, head_size=8, vocabulary=2048),
 )  # fmt: skip
 # One GPU and some hours, on stores of at least 100M tokens with a vocabulary of up to 8,192.
 GPU = Size(
-    steps=6000, warmup=200, peak=3e-3, batch_size=32, sequence_length=512, every=120, rows=512,
+    steps=6000, warmup=200, peak=3e-3, batch_size=32, sequence_length=512, every=120, first_save=0.0, rows=512,
     model=c.Model(layers=6, width=256, feedforward=768, heads=4, kv_heads=2, head_size=64, vocabulary=8192),
 )  # fmt: skip
 SIZES = {"quick": QUICK, "cpu": Size(), "gpu": GPU}
@@ -107,6 +108,8 @@ def check(size: Size) -> None:
     decay = size.steps - size.knee
     if size.steps % size.every or decay % size.every:
         raise c.UserError(f"--steps: found {size.steps}, must be a multiple of {size.every} and so must its last {size.decay:.0%} be")
+    if round(size.first_save * size.steps) > size.knee:
+        raise c.UserError(f"first_save: found {size.first_save:g}, must come before the decay, {1 - size.decay:g} or less")
     if (size.last - 1) * size.every > decay:
         raise c.UserError(f"--steps: found {size.steps}, too few for {size.last} checkpoints in its last {size.decay:.0%}")
 

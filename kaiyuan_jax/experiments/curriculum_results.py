@@ -84,6 +84,7 @@ def _corpus(measured: Measured) -> dict:
         "documents": int(sum(len(table["document"]) for table in measured.seeds[0].values())),
         "targets": int(sum(table["tokens"].sum() for table in measured.seeds[0].values())),
         "losses": losses,
+        "diverged": [one for one, loss in losses.items() if not np.isfinite(loss["mean"])],
         "baseline": str(BASELINE),
         "tables": rows,
         "gaps": {average: gaps(measured, average) for average in AVERAGES},

@@ -69,10 +69,11 @@ def hold(study: Study) -> None:
 
 def train(cell: Cell, devices=None) -> tuple[Population, Population]:
     """The trunk and the decays of a cell. Raises ConfigError before any work for stores that do not fit."""
-    trunk = population.train(cell.part(decays=False), cell.folder / "trunk", devices=devices)
+    how = dict(devices=devices, first_save=round(cell.size.first_save * cell.size.steps), folders=False)
+    trunk = population.train(cell.part(decays=False), cell.folder / "trunk", **how)
     decays = cell.part(decays=True)
     branch.begin(decays, cell.folder / "decays", trunk, cell.size.knee, cell.trunk_rows())
-    return trunk, population.train(decays, cell.folder / "decays", devices=devices)
+    return trunk, population.train(decays, cell.folder / "decays", **how)
 
 
 def evaluate(cell: Cell, trunk: Population, decays: Population, devices=None) -> None:

@@ -95,6 +95,8 @@ def findings(corpus: dict) -> list[str]:
         head = "Beside the six" if one["extra"] else f"{number}"
         tests = "; ".join(f"{test['claim']}: {numbers(test)}, {WORDS[test['outcome']]}" for test in one["tests"])
         lines.append(f"{head}. {one['title']}: {WORDS[one['outcome']].upper()}. {tests}.")
+    if corpus["diverged"]:
+        lines.append(f"Diverged in some seed, and without a number: {'; '.join(corpus['diverged'])}.")
     return lines
 
 

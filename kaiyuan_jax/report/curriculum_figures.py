@@ -28,7 +28,7 @@ def gaps(results: dict) -> bytes:
             axis.set_xlabel("end rate, of the peak")
             axis.set_title(name)
         axes[0][0].set_ylabel("uniform less ascending, nats per token")
-        style.legend(drawn, {words: AVERAGE_COLOURS[average] for average, words in SHOWN.items()}, columns=4)
+        style.legend(drawn, {words: AVERAGE_COLOURS[average] for average, words in SHOWN.items()}, columns=2 * len(corpora))
         return style.png(drawn)
 
 

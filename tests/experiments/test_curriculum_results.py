@@ -7,7 +7,7 @@ import pytest
 
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.experiments import curriculum, curriculum_results, curriculum_runs
-from kaiyuan_jax.experiments.curriculum import AVERAGES, QUICK, Corpus, Study, recipes
+from kaiyuan_jax.experiments.curriculum import AVERAGES, QUICK, Corpus, Recipe, Study, recipes
 from kaiyuan_jax.experiments.curriculum_findings import FINDINGS, TABLES, kept
 from kaiyuan_jax.experiments.curriculum_results import outcome, together
 
@@ -58,6 +58,19 @@ def test_gaps_are_those_of_the_world(results):
             assert row["mean"] == pytest.approx(uniform - ascending, abs=2e-3)
             assert row["interval"][0] < row["mean"] < row["interval"][1]
     assert [row["end"] for row in corpus["gaps"]["none"]] == pytest.approx([1, 1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 300])
+
+
+def test_a_member_that_diverged_is_named_and_seen_in_no_finding(study, tmp_path):
+    other = Study(QUICK, study.corpora, 2, tmp_path)
+    for cell, theirs in zip(other.cells(), study.cells(), strict=False):
+        cell.folder.mkdir(parents=True)
+        with np.load(curriculum_runs.losses_path(theirs)) as arrays:
+            tables = dict(arrays)
+        tables["text/nats"][recipes().index(Recipe("ascending", "constant"))] = np.nan
+        np.savez(curriculum_runs.losses_path(cell), **tables)
+    corpus = curriculum_results.collect(other)["corpora"]["known"]
+    assert corpus["diverged"] == [f"ascending constant {average}" for average in AVERAGES]
+    assert corpus["findings"][0]["outcome"] == "not seen"
 
 
 def test_tables_compare_with_their_first_row(results):

@@ -19,7 +19,7 @@ def contrast(mean):
     return spread(mean) | {"documents": [mean - 0.002, mean + 0.002]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def results():
     losses = {f"{order} {schedule} {average}": spread(4.0) for order, schedule in GRID for average in curriculum.AVERAGES}
     losses["ascending constant ema"] = spread(3.75)
@@ -33,7 +33,7 @@ def results():
         {"title": "Third", "extra": True, "outcome": "not seen", "tests": [{"claim": "c", "outcome": "not seen"} | contrast(0.0)]},
     ]
     corpus = {
-        "documents": 30, "targets": 900, "losses": losses, "baseline": "uniform wsd_300 none",
+        "documents": 30, "targets": 900, "losses": losses, "diverged": [], "baseline": "uniform wsd_300 none",
         "tables": {"one phase": rows}, "findings": findings,
         "gaps": {average: [{"end": end} | contrast(0.1 * end) for end in ENDS] for average in curriculum.AVERAGES},
     }  # fmt: skip
@@ -49,10 +49,11 @@ def results():
     }  # fmt: skip
 
 
-@pytest.fixture
-def built(results, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    return tmp_path, curriculum.build(tmp_path)
+@pytest.fixture(scope="module")
+def built(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder, curriculum.build(folder)
 
 
 def test_everything_is_written_and_the_same_twice(built):
@@ -67,6 +68,11 @@ def test_findings_carry_their_outcomes_and_numbers_and_only_six_are_counted(resu
     first, second, third = curriculum.findings(results["corpora"]["control"])
     assert first == ("1. First: REPRODUCES. a: -0.2000 (seeds -0.2100 to -0.1900, documents -0.2020 to -0.1980), reproduces.")
     assert second.startswith("2. Second: THE OPPOSITE.") and third.startswith("Beside the six. Third: NOT SEEN.")
+
+
+def test_what_diverged_is_said(results):
+    corpus = results["corpora"]["control"] | {"diverged": ["uniform constant none"]}
+    assert curriculum.findings(corpus)[-1] == "Diverged in some seed, and without a number: uniform constant none."
 
 
 def test_the_papers_table_shows_ours_beside_the_papers_points(results):
