@@ -76,6 +76,7 @@ def test_the_parts_of_a_window_give_what_gumbel_top_k_over_its_sequences_gives()
     np.testing.assert_allclose(ours, drawn, atol=0.5 + 4 * np.sqrt(10 / draws))  # a rounding, and the noise of the mean of a count
 
 
+@settings(max_examples=50)
 @given(st.integers(1, 10**9), st.floats(0, 0.9), st.floats(0.01, 1), st.floats(1e-3, 1e3), st.floats(0, 1), st.integers(0, 9))
 def test_counts_add_up_and_no_part_gives_more_than_it_has_nor_less_than_a_worse_one(size, low, width, temperature, share, seed):
     begin, end = int(low * size), max(int(low * size) + 1, int(min(1, low + width) * size))

@@ -68,6 +68,7 @@ def test_losses_of_pure_noise_are_shrunk_to_their_mean():
     assert fitted.penalty >= 30 and (spread < 0.3).all()
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=8), st.integers(0, 99))
 def test_mixtures_are_shares_of_every_source_around_the_prior(prior, seed):
     mixtures = mixture.draw(prior, 60, seed, spread=(20.0, 40.0))
