@@ -17,10 +17,10 @@ def convex(found: dict) -> bytes:
         right, samples = axes[0, 1], np.array([row["samples"] for row in rows])
         saturated = np.array([row["saturated"] for row in rows])
         right.semilogx(samples, saturated, "o-", color=style.INK)
-        right.semilogx(samples, saturated[-1] + found["slope_theory"] * np.log(samples / samples[-1]), "--", color=COLOURS[1])
+        right.semilogx(samples, saturated[-1] + found["slope_theory"] * np.log(samples / samples[-1]), "--", color=LAW)
         right.set_xlabel("fresh samples N")
         right.set_ylabel("E at K = infinity")
-        style.legend(drawn, _names(rows) | {"plateau": style.INK, "slope tr(H) / (4 l d), through the last": COLOURS[1]}, columns=4)
+        style.legend(drawn, _names(rows) | {"plateau": style.INK, "slope tr(H) / (4 l d), through the last": LAW}, columns=4)
         return style.png(drawn)
 
 
@@ -33,10 +33,10 @@ def zipf(found: dict) -> bytes:
         right, samples, saturated = axes[0, 1], np.array(found["samples"]), np.array(found["saturated"])
         theory = found["exponents"]["E_sat"]["theory"]
         right.loglog(samples, saturated, "o-", color=style.INK)
-        right.loglog(samples, saturated[-1] * (samples / samples[-1]) ** theory, "--", color=COLOURS[1])
+        right.loglog(samples, saturated[-1] * (samples / samples[-1]) ** theory, "--", color=LAW)
         right.set_xlabel("fresh samples N")
         right.set_ylabel("E after very many epochs")
-        style.legend(drawn, _names(rows) | {"plateau": style.INK, f"exponent {theory:.3f}, through the last": COLOURS[1]}, columns=3)
+        style.legend(drawn, _names(rows) | {"plateau": style.INK, f"exponent {theory:.3f}, through the last": LAW}, columns=3)
         return style.png(drawn)
 
 
@@ -64,7 +64,7 @@ def curves(found: dict) -> bytes:
 def reuse(found: dict) -> bytes:
     """E over K, a panel for every N: value, band and seeds, beside E = K and the law of 2305.16264."""
     with style.settings():
-        drawn, axes = style.figure(1, len(found["sizes"]), width=3.4, height=3.3, sharey=True)
+        drawn, axes = style.figure(1, len(found["sizes"]), width=3.4, height=3.3, sharex=True, sharey=True)
         for number, (axis, size) in enumerate(zip(axes[0], found["sizes"], strict=True)):
             epochs, colour = np.array(size["epochs"]), COLOURS[number]
             axis.loglog(epochs, epochs, color=style.FAINT, linewidth=1, linestyle=":")
@@ -76,6 +76,8 @@ def reuse(found: dict) -> bytes:
             axis.loglog(epochs, _numbers(size["reuse"]), color=colour)
             axis.set_title(f"N = {size['fresh']:,} tokens")
             axis.set_xlabel("epochs K")
+        for axis in axes[0]:
+            _doubling(axis, max(found["sizes"][0]["epochs"]))
         axes[0, 0].set_ylabel("effective reuse E(K, N)")
         entries = {"E, band 95%, seeds (points)": COLOURS[0], "E = K (dotted), 2305.16264 (dashed)": LAW}
         style.legend(drawn, entries, columns=2)
@@ -86,8 +88,19 @@ def _families(axis, rows: list[dict], epochs: np.ndarray) -> None:
     for number, row in enumerate(rows):
         axis.loglog(epochs, _numbers(row["reuse"]), color=COLOURS[number % len(COLOURS)])
     axis.loglog(epochs, np.minimum(epochs, max(max(row["reuse"]) for row in rows)), color=style.FAINT, linewidth=1, linestyle=":")
+    _doubling(axis, epochs[-1], step=4)
     axis.set_xlabel("epochs K")
     axis.set_ylabel("effective reuse E(K, N)")
+
+
+def _doubling(axis, largest: float, step: int = 2) -> None:
+    """Ticks at powers of `step` in plain numbers, on both logarithmic axes."""
+    ticks = [step**power for power in range(1 + int(np.log(largest) / np.log(step)))]
+    low, high = axis.get_ylim()
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    heights = [2**power for power in range(-3, 12) if low <= 2**power <= high]
+    axis.set_yticks(heights, [f"{height:g}" for height in heights])
+    axis.minorticks_off()
 
 
 def _names(rows: list[dict]) -> dict[str, str]:
