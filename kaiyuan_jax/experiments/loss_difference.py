@@ -44,12 +44,16 @@ def divide(texts: Mapping[str, str], target: str, heldout: float, most: int) -> 
         documents = pq.read_table(path, columns=["text"])["text"].to_pylist()
         hashes = [normalise.text_hash(normalise.normalise_text(text)) for text in documents]
         for number, (text, digest, out) in enumerate(zip(documents, hashes, split.heldout(hashes, heldout), strict=True)):
-            key = hashlib.blake2b(digest, digest_size=8, person=b"target").digest()
+            # Two hashes, since the documents that the sample leaves are not the first of all by the one that chose it.
+            side, key = (hashlib.blake2b(digest, digest_size=8, person=person).digest() for person in (b"sample", b"order"))
             if not out and key not in seen:  # the first of equal texts
                 seen.add(key)
-                chosen = source == target and int.from_bytes(key, "big") / 2**64 < SAMPLE
+                chosen = source == target and int.from_bytes(side, "big") / 2**64 < SAMPLE
                 (sample if chosen else pool).append((key, f"{source}:{number}", text))
-    return _table(sorted(pool)[:most]), _table(sorted(sample))
+    pool = sorted(pool)[:most]
+    if not 0 < sum(name.startswith(f"{target}:") for _, name, _ in pool) < len(pool) or not sample:
+        raise config.UserError(f"the pool of {len(pool)} documents has none or only {target}; take more documents or another target")
+    return _table(pool), _table(sorted(sample))
 
 
 def _table(rows: Sequence[tuple]) -> pa.Table:

@@ -134,7 +134,8 @@ def test_pool_and_sample_share_no_document_and_hold_nothing_held_out(tmp_path):
     assert not split.heldout(hashes, 0.2).any() and len(hashes) == 800 - sum(
         split.heldout([normalise.text_hash(f"document {n} of source {s}") for n in range(400)], 0.2).sum() for s in "ab"
     )
-    assert loss_difference.divide(texts, "b", heldout=0.2, most=50)[0].equals(pool.slice(0, 50))
+    first = loss_difference.divide(texts, "b", heldout=0.2, most=90)[0]
+    assert first.equals(pool.slice(0, 90)) and 15 < sum(name.startswith("b:") for name in first["id"].to_pylist()) < 45
 
 
 def test_the_conditional_model_goes_on_from_the_prior_at_a_lower_rate(tmp_path):
