@@ -68,7 +68,7 @@ def strongly_convex(design: regression.Design, sizes: Sequence[int]) -> dict:
 def zipf(design: regression.Design, sizes: Sequence[int], a: float = 4.5, b: float = 1.0) -> dict:
     """E(K, N), and the exponents in N of the risk after one pass, after very many, and of E_sat; `a`, `b` those of the design."""
     many = 1e12
-    grid = np.unique(np.geomspace(min(sizes), max(sizes), 9).round().astype(int))
+    grid = np.unique(np.geomspace(min(sizes), max(sizes), 7).round().astype(int))
     curve = regression.one_pass(design, int(max(sizes) * 4 * max(sizes) ** (b / (a - b))), points=161)
     saturated = np.array([regression.reuse(design, int(n), [many], curve)[0] for n in tqdm(grid, desc="Zipf", disable=None)])
     once, often = ([regression.best(design, int(n), k)[0] for n in grid] for k in (1, many))
