@@ -71,7 +71,7 @@ def read(first: Experiment, stores: Mapping[str, Store], params_M, rows: int | N
     laid = program.layout(count, devices, at_once)
     params_P, length = laid.pad(params_M), first.data.sequence_length
     graphdef, _ = decoder.abstract(first.model, first.precision)
-    compute = program.token_losses(graphdef, program.place(first, laid.mesh), laid)
+    compute = program.token_losses(graphdef, program.place(first, laid), laid)
     settings = dict(batch_size=first.evaluation.batch_size, mask_documents=first.data.mask_documents)
     for source, store in tqdm(stores.items(), desc="held-out", leave=False, disable=None):
         sequences = heldout.spread(store.sequences(length), first.evaluation.rows if rows is None else rows)

@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kaiyuan_jax import config
 from kaiyuan_jax.config import Experiment
+from kaiyuan_jax.kernels.attention import api
 from kaiyuan_jax.kernels.placement import Placement
 from kaiyuan_jax.models import decoder, loss
 from kaiyuan_jax.optimizers import adamw
@@ -91,11 +92,20 @@ def layout(count: int, devices=None, at_once: int = 0) -> Layout:
     return Layout(count, mesh, at_once or (1 if devices[0].platform == "cpu" else -(-count // len(devices))))
 
 
-def place(experiment: Experiment, mesh: Mesh) -> Placement:
-    """One member on one device of the mesh."""
-    kernels = experiment.kernels
-    kind = mesh.devices.flat[0].device_kind
-    return Placement(kind, attention=kernels.attention, cross_entropy=kernels.cross_entropy)
+def place(experiment: Experiment, laid: Layout) -> Placement:
+    """One member on one device."""
+    kind, kernels = laid.mesh.devices.flat[0].device_kind, experiment.kernels
+    return Placement(kind, attention=kernels.attention or attention(experiment, kind, laid.at_once), cross_entropy=kernels.cross_entropy)
+
+
+def attention(experiment: Experiment, device_kind: str, at_once: int) -> str:
+    """The implementation for so many members at once; empty: as for one member. The hand-written kernel for GPUs cannot be vectorised."""
+    if at_once == 1 or Placement(device_kind).platform != "gpu":
+        return ""
+    model, data = experiment.model, experiment.data
+    q, k = ((data.batch_size, data.sequence_length, heads, model.head_size) for heads in (model.heads, model.kv_heads))
+    case = (q, k, jnp.dtype(experiment.precision.compute), data.mask_documents, model.attention_softcap, model.window, device_kind)
+    return next(name for name in api.candidates("gpu", *case) if name != "pallas_gpu")
 
 
 def each(function: Callable, laid: Layout) -> Callable:
@@ -163,7 +173,7 @@ def update(experiment: Experiment, laid: Layout, steps: int) -> Callable:
 def _update(decisive: str, laid: Layout, steps: int) -> Callable:
     experiment = config.from_json(decisive)
     graphdef, _ = decoder.abstract(experiment.model, experiment.precision)
-    where = place(experiment, laid.mesh)
+    where = place(experiment, laid)
 
     def one(member, done):
         now, diverged, batch, rates_T, decay = member

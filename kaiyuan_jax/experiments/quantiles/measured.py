@@ -60,7 +60,7 @@ def tables(found: population.Population, step: int, wanted: Tasks, devices=None)
         return
     laid = program.layout(len(found.members), devices)
     graphdef, _ = decoder.abstract(first.model, first.precision)
-    losses, params_P = program.token_losses(graphdef, program.place(first, laid.mesh), laid), laid.pad(params_M)
+    losses, params_P = program.token_losses(graphdef, program.place(first, laid), laid), laid.pad(params_M)
 
     def compute(params, batch):
         return np.asarray(losses(params, batch)).swapaxes(0, 1)[: laid.count]  # [M, B, L]

@@ -208,3 +208,12 @@ def test_padding_keeps_every_member_once(count, devices):
     assert x_P.shape[0] == laid.padded and laid.padded % laid.mesh.size == 0 and laid.padded - count < laid.mesh.size
     np.testing.assert_array_equal(laid.unpad(x_P), x_M)
     np.testing.assert_array_equal(laid.pad(laid.unpad(x_P)), x_P)
+
+
+def test_members_computed_together_on_a_gpu_take_a_kernel_that_can_be_vectorised(member):
+    experiment = member(precision=config.Precision(compute="bfloat16"))
+    experiment.model.head_size, experiment.data.sequence_length = 64, 512
+    assert program.attention(experiment, "NVIDIA H200", 1) == program.attention(experiment, "cpu", 4) == ""  # as training alone
+    assert program.attention(experiment, "NVIDIA H200", 4) in ("cudnn", "xla")
+    experiment.data.mask_documents = True
+    assert program.attention(experiment, "NVIDIA H200", 4) in ("cudnn", "xla")
