@@ -49,8 +49,8 @@ def draw(results: dict) -> list[page.Figure]:
         page.Figure(
             "quantiles_recipe",
             "Worth and the proposed exposures",
-            "Left: tokens of the best text of the domain that a token is worth (dots, with 95% intervals), and the falling curve that a "
-            "keep-ratio needs. Right: how often the recipe reads it.",
+            "Left: tokens of the best text of the domain that a token is worth (dots, with 95% intervals), and what the recipe takes: "
+            "drawn to the mean as far as noise explains the differences, and falling with quality. Right: how often the recipe reads it.",
             quantile_figures.recipe(results),
         ),
     ]

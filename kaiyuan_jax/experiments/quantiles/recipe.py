@@ -6,7 +6,8 @@ best one by D is therefore worth
 
     e = exp(-D / b)
 
-of its tokens: reading N tokens of it gives what e N tokens of the best text would have given. Between the measured windows e is joined by
+of its tokens: reading N tokens of it gives what e N tokens of the best text would have given. Losses first shrink towards their source's
+mean by the share of their variance that is noise, so that windows which differ by chance are kept alike. Between windows e is joined by
 straight lines, after it was made to fall with quality (isotonic regression by pooling neighbours): a keep-ratio takes the best part of a
 source, whatever a curve does in between, and the report flags where the two disagree.
 
@@ -63,6 +64,12 @@ def slope(before: np.ndarray, after: np.ndarray, factor: float) -> float:
 def worth(losses, best, b: float) -> np.ndarray:
     """Share of its tokens that text is worth, 1 for the best: of a window with this loss beside the `best` one's, any shapes; b above 0."""
     return np.exp(-np.maximum(np.asarray(losses, np.float64) - best, 0) / b)
+
+
+def shrunk(losses_Q: np.ndarray, error: float) -> np.ndarray:
+    """Losses of the windows of a source, drawn to their mean by the share of their variance that standard errors `error` explain."""
+    mean, variance = losses_Q.mean(), losses_Q.var(ddof=1)
+    return mean + (losses_Q - mean) * (max(0.0, 1 - error**2 / variance) if variance else 0.0)
 
 
 def falling(values: np.ndarray) -> np.ndarray:

@@ -119,6 +119,7 @@ def _worths(study: Study, mean: statistics.Draws, before: np.ndarray) -> dict:
     """Curves of worth by source, and the same in numbers with intervals; `before` are the losses at half of the budget [I, Q, S]."""
     entries, curves = [], []
     domains = [text.domain for text in study.texts]
+    kept = np.array([recipe.shrunk(one, noise / np.sqrt(study.seeds)) for one, noise in zip(mean.mean, mean.noise, strict=True)])  # [I, Q]
     for domain in dict.fromkeys(domains):
         members = [i for i, one in enumerate(domains) if one == domain]
         best = members[int(mean.mean[members].min(1).argmin())]
@@ -130,13 +131,14 @@ def _worths(study: Study, mean: statistics.Draws, before: np.ndarray) -> dict:
                 "text cannot be weighed; give more tokens, or a schedule whose rate is not near zero by then"
             )
         for i in members:
-            of_windows = recipe.worth(mean.mean[i], float(mean.mean[best, q]), b)
+            text = study.texts[i]
             drawn = recipe.worth(mean.samples[i], mean.samples[best, q], b)
             inside = np.quantile(drawn, [(1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2], axis=-1)
-            text = study.texts[i]
+            of_windows = recipe.worth(kept[i], kept[members].min(), b)
             entries.append(
                 {"source": text.name, "domain": domain, "slope": b, "best": [study.texts[best].name, study.quantiles[q]]}
-                | {"worth": of_windows.tolist(), "interval": inside.T.tolist(), "falling": recipe.falling(of_windows).tolist()}
+                | {"worth": recipe.worth(mean.mean[i], mean.mean[best, q], b).tolist(), "interval": inside.T.tolist()}
+                | {"falling": recipe.falling(of_windows).tolist()}
             )
             curves.append(recipe.curve(text.name, domain, text.tokens, study.quantiles, study.window, of_windows))
     order = [text.name for text in study.texts]

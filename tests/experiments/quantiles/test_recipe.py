@@ -28,6 +28,13 @@ def test_a_loss_higher_by_what_twice_the_tokens_bring_halves_the_worth():
     assert recipe.worth(2.4, 2.5, b) == 1.0
 
 
+def test_differences_that_noise_explains_are_not_acted_upon_and_larger_ones_are():
+    losses = np.array([3.3, 3.2, 3.25, 3.21])
+    assert np.ptp(recipe.shrunk(losses, 0.06)) == 0 and recipe.shrunk(losses, 0.06).mean() == pytest.approx(losses.mean())
+    np.testing.assert_allclose(recipe.shrunk(losses, 1e-4), losses, atol=1e-5)
+    assert recipe.shrunk(np.full(3, 2.0), 0.1).tolist() == [2.0] * 3
+
+
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_the_falling_curve_never_rises_keeps_the_mean_and_leaves_a_falling_one_alone(values):
