@@ -8,7 +8,7 @@
 
 E(K, N) N fresh tokens would have done what K passes over N tokens did (kaiyuan_jax/experiments/reuse). A store folder holds `train` and
 `heldout`, as launch/prepare_data.py and prepare_quickstart.py write them. One command does all and says what it will cost; --stage does
-one. What is finished is not done again, so the same command resumes. On one GPU: --size=gpu --stores=... with 270M tokens and more.
+one. What is finished is not done again, so the same command resumes. On one GPU: --size=gpu --stores=... with 101M tokens and more.
 """
 
 import dataclasses

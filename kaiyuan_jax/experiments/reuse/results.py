@@ -19,7 +19,7 @@ def write(of: study.Study) -> dict:
     measured = estimate.losses(tables, tokens, RESAMPLES)
     found = {
         "size": study.settings(of),
-        "parameters": flops.parameters(of.size.model),
+        "parameters": flops.parameters(of.members()[0].model),
         "seeds": of.seeds,
         "sources": list(of.heldout),
         "documents": {source: int(count.size) for source, (_, count) in tables.items()},

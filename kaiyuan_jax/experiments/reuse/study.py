@@ -50,9 +50,9 @@ class Size:
 
 SIZES = {
     "cpu": Size(),
-    # One GPU: 26M parameters beside the embeddings, K to 64, about an hour.
+    # One GPU: 25M parameters beside the embeddings, K to 64, 8e16 operations.
     "gpu": Size(
-        tokens=1 << 27, fresh=(1 << 21, 1 << 22, 1 << 23, 1 << 24), peak=1e-3, warmup=200, batch_size=64, sequence_length=512, rows=256,
+        tokens=1 << 25, fresh=(1 << 19, 1 << 20, 1 << 21, 1 << 22), peak=1e-3, warmup=100, batch_size=32, sequence_length=512, rows=256,
         model=c.Model(layers=8, width=512, feedforward=1536, heads=8, kv_heads=4, head_size=64, vocabulary=2048),
         precision=c.Precision(compute="bfloat16"),
     ),
@@ -183,7 +183,8 @@ def _member(study: Study, seed: int, fresh: int) -> c.Experiment:
     size = study.size
     rows = study.seeds * size.tokens // size.sequence_length
     begin = seed * size.tokens // size.sequence_length
-    total = (open_store(study.folder / "store").tokens - 1) // size.sequence_length
+    store = open_store(study.folder / "store")
+    total = (store.tokens - 1) // size.sequence_length
     window = (begin / total, (begin + fresh // size.sequence_length) / total)
     if rows > total:
         raise c.UserError(f"{study.folder}/store: holds {total} rows of {rows}; remove it, and it is written anew")
@@ -192,7 +193,7 @@ def _member(study: Study, seed: int, fresh: int) -> c.Experiment:
     return c.Experiment(
         name=f"seed{seed}_{'one_pass' if fresh == size.tokens else f'fresh{fresh}'}",
         seed=seed,
-        model=size.model,
+        model=dataclasses.replace(size.model, vocabulary=max(size.model.vocabulary, store.vocabulary)),
         data=c.Data(
             sources=[c.Source(name="mixed", path=str(study.folder / "store"))],
             phases=[c.Phase(uses=[c.Use(source="mixed", window=window, passes=passes)])],
@@ -211,7 +212,7 @@ def _member(study: Study, seed: int, fresh: int) -> c.Experiment:
 def _sources(study: Study) -> dict[str, Store]:
     fingerprint, found = None, {}
     for source in study.sources:
-        found[Path(source).name] = store = open_store(f"{source}/train", vocabulary=study.size.model.vocabulary, fingerprint=fingerprint)
+        found[Path(source).name] = store = open_store(f"{source}/train", fingerprint=fingerprint)
         fingerprint = store.fingerprint
     return found
 
