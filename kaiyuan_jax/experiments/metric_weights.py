@@ -73,6 +73,7 @@ def study(trained: population.Population, *, last: int, temperatures: Sequence[f
             name: {
                 "loss": analysis.spread(losses),
                 "less_sma": analysis.spread(np.subtract(losses, judged[BASE])),
+                "less_last": analysis.spread(np.subtract(losses, judged[LAST])),
                 "effective_checkpoints": float((1 / (given[name] ** 2).sum(axis=0)).mean()),
             }
             for name, losses in judged.items()

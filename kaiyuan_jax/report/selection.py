@@ -72,15 +72,21 @@ def metric_weights(folder: str | Path) -> str:
     for one in results["populations"]:
         for name, own in one["schemes"].items():
             loss = [f"{own['loss']['mean']:.4f}", interval(own["loss"]["interval"])]
-            rows.append([one["population"], name, f"{own['effective_checkpoints']:.2f}", *loss, *_difference(own["less_sma"])])
+            differences = [*_difference(own["less_sma"], name == "sma"), *_difference(own["less_last"], name == "last checkpoint")]
+            rows.append([one["population"], name, f"{own['effective_checkpoints']:.2f}", *loss, *differences])
     header = ["population", "weights", "checkpoints in effect", "loss", "95% over members", "less sma", "95% over members"]
+    header += ["less last checkpoint", "95% over members"]
     lines = []
     for one in results["populations"]:
         weighted = {name: scheme for name, scheme in one["schemes"].items() if name.startswith("metric")}
-        best = min(weighted, key=lambda name: weighted[name]["less_sma"]["mean"])
+        best = min(weighted, key=lambda name: weighted[name]["loss"]["mean"])
+        said = [
+            _verdict(best, second, weighted[best][key], chosen=len(weighted), over="members")
+            for second, key in (("sma", "less_sma"), ("the last checkpoint", "less_last"))
+        ]
         lines.append(
             f"* {one['population']} ({len(one['members'])} members, checkpoints {one['steps'][-1]} to {one['steps'][0]}, whose losses lie "
-            f"{one['spread_of_checkpoints']:.4f} apart): {_verdict(best, 'sma', weighted[best]['less_sma'], chosen=len(weighted))}"
+            f"{one['spread_of_checkpoints']:.4f} apart): {' '.join(said)}"
         )
     return _write(folder, "metric_weights", "\n".join(lines) + "\n\n" + _block(text(header, rows)), None)
 
@@ -109,10 +115,10 @@ def loss_difference(folder: str | Path) -> str:
     return _write(folder, "loss_difference", "\n\n".join(parts), None)
 
 
-def _verdict(first: str, second: str, difference: dict, chosen: int = 1) -> str:
+def _verdict(first: str, second: str, difference: dict, chosen: int = 1, over: str = "seeds") -> str:
     """What a paired difference of losses allows to be said; `chosen`: of how many the first is the best by this very number."""
     ends, picked = difference["interval"], f", the best of {chosen} by this number," if chosen > 1 else ""
-    said = f"{difference['mean']:+.4f} nats per token (95% over seeds {interval(ends, '+.4f') or 'unknown'})"
+    said = f"{difference['mean']:+.4f} nats per token (95% over {over} {interval(ends, '+.4f') or 'unknown'})"
     if ends and (ends[0] > 0 or ends[1] < 0):
         return f"{first}{picked} is {'better' if difference['mean'] < 0 else 'worse'} than {second} here: {said}."
     return f"No conclusion between {first}{picked} and {second}: {said}."
