@@ -29,8 +29,7 @@ def build(folder: str | Path) -> str:
 
 def draw(results: dict) -> list[page.Figure]:
     """Changes with quality, levels, and the recipe."""
-    entries = [*results["measures"], results["mean"]] if len(results["measures"]) > 1 else results["measures"]
-    entries = [entry | {"task": short(entry["task"])} for entry in entries]
+    entries = [entry | {"task": short(entry["task"])} for entry in shown(results)]
     return [
         page.Figure(
             "quantiles_changes",
@@ -145,7 +144,7 @@ def sections(results: dict) -> list[tuple[str, str, str]]:
     """(title, what it is, table as text)."""
     quantiles = [f"{t:.0%}" for t in results["setting"]["quantiles"]]
     names = [text["name"] for text in results["texts"]]
-    entries = [*results["measures"], results["mean"]]
+    entries = shown(results)
     values = [
         [
             short(entry["task"]),
@@ -192,6 +191,11 @@ def sections(results: dict) -> list[tuple[str, str, str]]:
             text_table(["source", "domain", *quantiles, *phases], kept),
         ),
     ]
+
+
+def shown(results: dict) -> list[dict]:
+    """All measures, and the mean of the targets where there are several."""
+    return [*results["measures"], *([results["mean"]] if len(results["mean"]["targets"]) > 1 else [])]
 
 
 def spots(entry: dict, i: int, quantiles: list[str]) -> str:

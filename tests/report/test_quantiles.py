@@ -57,7 +57,7 @@ def test_a_window_that_breaks_the_order_is_named_with_its_size_and_only_where_it
     assert len(found) == 2 and all(sentence.startswith("a on ") and "the window at 30% is 0." in sentence for sentence in found)
     assert any("2 of 4 curves" in sentence for sentence in report.findings(results))
     table = report.sections(results)[0][2].splitlines()
-    assert [line.rstrip().endswith("30%") for line in table[1:]] == [True, False, True, False, True, False]
+    assert [line.rstrip().endswith("30%") for line in table[1:]] == [True, False, True, False]  # one target: its mean says nothing new
 
 
 def test_quality_that_pays_does_not_and_chance_are_three_verdicts():
