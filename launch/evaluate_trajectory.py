@@ -12,7 +12,7 @@ from kaiyuan_jax import config, storage
 from kaiyuan_jax.flags import run
 from kaiyuan_jax.training import saved
 
-RUNS = flags.DEFINE_list("runs", None, "Run folders, each with its checkpoints/.", required=True)
+RUNS = flags.DEFINE_list("runs", None, "Folders of runs, and of populations, whose members are then runs.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for trajectory.parquet, report.html and the figures.", required=True)
 TASKS = flags.DEFINE_list("tasks", [], "What to measure beside held-out text: choice, and folders of task suites.")
 ITEMS = flags.DEFINE_integer("items", 0, "Of every level of every task of a suite, at most so many items; 0: all.", lower_bound=0)
@@ -36,16 +36,19 @@ def main(argv):
     measures = [trajectories.heldout_text()]
     for name in TASKS.value:
         measures += [trajectories.next_passage()] if name == "choice" else trajectories.suite("--tasks", name, items=ITEMS.value)
-    points = [point for name, (folder, kept) in found.items() for point in trajectories.of_run(name, folder, kept)]
+    points = []
+    for name, (folder, kept) in found.items():
+        alone = (folder / "config.json").is_file()
+        points += trajectories.of_run(name, folder, kept) if alone else trajectories.of_population(name, folder)
     path = trajectories.evaluate(points, measures, OUTPUT.value)
     print(report.build(path, TITLE.value))
     print(f"written: {path.with_name('report.html')}")
 
 
 def steps(item: str, folder) -> list[int]:
-    """The checkpoints of a run; raises UserError where there is none."""
-    if not (folder / "config.json").is_file():
-        raise config.UserError(f"--runs={item}: holds no config.json, must be the folder of a run (launch/train.py makes one)")
+    """The checkpoints of a run or a population; raises UserError where there is none."""
+    if not any((folder / name).is_file() for name in ("config.json", "members.json")):
+        raise config.UserError(f"--runs={item}: holds no config.json, must be the folder of a run or of a population; train one first")
     if not (kept := saved.steps(folder / "checkpoints")):
         raise config.UserError(f"--runs={item}: holds no complete checkpoint; train first (launch/train.py)")
     return kept

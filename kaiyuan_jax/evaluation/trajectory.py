@@ -96,7 +96,9 @@ def task_scores(task: str, summary: Mapping) -> list[Score]:
     scores = []
     for level, entries in summary["levels"].items():
         for metric, entry in entries.items():
-            scores.append(Score(task, level, metric, entry["value"], entry["error"], *(entry["interval"] or (None, None))))
+            numbers = (entry["value"], entry["error"], *(entry["interval"] or (None, None)))
+            known = [number if number is not None and np.isfinite(number) else None for number in numbers]
+            scores.append(Score(task, level, metric, *known))
     return scores
 
 

@@ -1,7 +1,8 @@
 """Every checkpoint of runs through the same tasks, into one table (evaluation/trajectory.py).
 
-A point is one checkpoint, a measure what is asked of it. Their parts are made one after the other, each written when it is done; what is
-missing is found from the keys alone, before any weights are read. Runs of one shape share their compiled programs.
+A point is one checkpoint, of a run or of a member of a population; a measure is what is asked of it. Their parts are made one after the
+other, each written when it is done; what is missing is found from the keys alone, before any weights are read. Runs of one shape share
+their compiled programs.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from kaiyuan_jax import config, storage
 from kaiyuan_jax.data.store import Store, fingerprint
 from kaiyuan_jax.evaluation import choice, heldout, tasks, trajectory
 from kaiyuan_jax.evaluation.byte_lengths import byte_lengths
+from kaiyuan_jax.experiments.population import trained
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.training import checkpoint
 
@@ -50,19 +52,42 @@ class Measure:
 def of_run(name: str, folder, steps: Sequence[int]) -> list[Point]:
     """The points of a run folder. Raises UserError where no source has a held-out store, one cannot be read, or bytes are unknown."""
     experiment = config.read(folder / "config.json")
-    stores = heldout.open_stores(experiment, fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8")))
-    if not stores:
-        raise config.ConfigError(f"{folder}: no source of its config has a held-out store, which the losses are from")
-    bytes_V = byte_lengths(next(iter(stores.values())).tokenizer(), experiment.model.vocabulary)
+    tokenizer = fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    known = dict(zip(("stores", "bytes_V"), _text(folder, experiment, tokenizer), strict=True))
     _, abstract = decoder.abstract(experiment.model, experiment.precision)
     points = []
     for step in steps:
         path = storage.path(f"{folder}/checkpoints/{step}")
-        facts = checkpoint.facts(path)
         load = functools.partial(checkpoint.load_parameters, path, abstract)
-        weights = trajectory.key(facts.fingerprints or facts.progress)
-        points.append(Point(name, experiment, stores, bytes_V, step, weights, load))
+        points.append(Point(name, experiment, step=step, weights=_weights(path), parameters=load, **known))
     return points
+
+
+def of_population(name: str, folder) -> list[Point]:
+    """The points of every member of a population, as runs NAME/MEMBER; a stacked checkpoint is read once for all. Raises as `of_run`."""
+    found = trained.open_population(folder)
+    tokenizer = fingerprint((found.folder / "tokenizer.json").read_text(encoding="utf-8"))
+    texts = [_text(folder, member, tokenizer) for member in found.members]
+    stacked, points = functools.lru_cache(maxsize=1)(lambda step: found.parameters({step: 1.0})), []
+    for step in found.steps:
+        weights = _weights(found.folder / "checkpoints" / str(step))
+        for place, (member, (stores, bytes_V)) in enumerate(zip(found.members, texts, strict=True)):
+            load = functools.partial(lambda step, place: found.solo(stacked(step), place), step, place)
+            points.append(Point(f"{name}/{member.name}", member, stores, bytes_V, step, trajectory.key(weights, place), load))
+    return points
+
+
+def _text(folder, experiment: config.Experiment, tokenizer: str) -> tuple[dict[str, Store], np.ndarray]:
+    """Held-out stores by source, and the bytes of their tokens."""
+    stores = heldout.open_stores(experiment, tokenizer)
+    if not stores:
+        raise config.ConfigError(f"{folder}: no source of its config has a held-out store, which the losses are from")
+    return stores, byte_lengths(next(iter(stores.values())).tokenizer(), experiment.model.vocabulary)
+
+
+def _weights(path) -> str:
+    facts = checkpoint.facts(path)
+    return trajectory.key(facts.fingerprints or facts.progress)
 
 
 def evaluate(points: Sequence[Point], measures: Sequence[Measure], output: str | Path) -> Path:

@@ -4,21 +4,18 @@ A `Case` says what is done to a folder of good things (`spoil`), which tool is t
 proof is the same for all: exit code 2, the lines said and no others (each begins with "error: "), no traceback, and a folder in which
 every file and folder is, byte for byte, what it was before: nothing half-written, no temporary name.
 
-The tools run in this process, whole scripts with their flags, which costs milliseconds where a process of its own costs seconds;
-test_processes.py starts a few as users do.
+The tools run in this process (tests/scripts.py); test_processes.py starts a few as users do.
 """
 
 import json
-import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.bad_inputs.cases import ROOT, Case, tree_of
+from tests.bad_inputs.cases import Case, tree_of
+from tests.scripts import start
 
 VOCABULARY = 280
 
@@ -116,39 +113,9 @@ def prepared(tmp_path_factory):
     (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "tokenizer.json").write_text(_tokenizer())
     with pytest.MonkeyPatch.context() as patch:
-        code, said = start(patch, "export_hf", ["--model=runs/trained", "--output=hf", "--dtype=float32"], folder)
-    assert code == 0, said
+        code = start(patch, "export_hf", ["--model=runs/trained", "--output=hf", "--dtype=float32"], folder)
+    assert code == 0
     return folder
-
-
-def start(patch: pytest.MonkeyPatch, tool: str, flags: list[str], folder: Path) -> tuple[int, str]:
-    """(exit code, traceback or nothing) of launch/TOOL.py, whole, in this process and in that folder."""
-    from absl import app
-    from absl import flags as absl_flags
-
-    app.define_help_flags()  # those of absl stay, the script's are taken out again
-    patch.chdir(folder)
-    script = str(ROOT / "launch" / f"{tool}.py")
-    patch.setattr(sys, "argv", [script, *flags])
-    patch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
-    patch.setattr(os, "_exit", _leave)
-    patch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")  # so that train.py does not begin again in this process
-    sys.modules.pop("config_config", None)  # ml_collections loads a config file on top of the last one, whose get_config would stay
-    there, known = set(absl_flags.FLAGS), absl_flags.FLAGS
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as leaving:
-        code = leaving.code
-        return (0 if code is None else code if isinstance(code, int) else 1), ""
-    finally:
-        for name in set(known) - there:  # what other packages define when they are imported stays
-            if known.find_module_defining_flag(name) == script or name.split(".")[0] == "config":
-                delattr(known, name)
-    return 0, ""
-
-
-def _leave(code: int):
-    raise SystemExit(code)
 
 
 @pytest.fixture
@@ -161,7 +128,7 @@ def refused(prepared, tmp_path, monkeypatch, capsys):
         case.spoil(good)
         before = tree_of(tmp_path)
         capsys.readouterr()
-        code, _ = start(monkeypatch, case.tool, case.flags.split(), good)
+        code = start(monkeypatch, case.tool, case.flags.split(), good)
         printed = capsys.readouterr().err
         assert code == 2 and "Traceback" not in printed, printed
         lines = printed.splitlines()

@@ -1,6 +1,8 @@
 """Every checkpoint is measured once, from its own weights, and measured again where anything that decides the numbers is another."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from kaiyuan_jax.evaluation import heldout, suite, tasks, trajectory
 from kaiyuan_jax.experiments import trajectories
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.training import checkpoint
-from tests.bad_inputs.conftest import start
+from tests.scripts import start
 
 WORDS = "the sea and the shore while rain fell on a hill 学而时习之 x = f(y)".split()
 STEPS = [10, 20, 30]
@@ -105,6 +107,24 @@ def test_tasks_of_a_suite_are_scored_with_their_levels(runs, tmp_path):
     assert whole.value == 0.5 and whole.low < 0.5 < whole.high and whole.error > 0
 
 
+def test_members_of_a_population_are_runs_of_their_own(runs, tmp_path, monkeypatch):
+    experiments = [config.read(runs / name / "config.json") for name in "ab"]
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "members.json").write_text(json.dumps([json.loads(config.to_json(one)) for one in experiments]))
+    shutil.copy(runs / "a" / "tokenizer.json", tmp_path / "both")
+    for step in STEPS:
+        readers = [checkpoint.leaf_reader(runs / name / "checkpoints" / str(step)) for name in "ab"]
+        stacked = {path: np.stack([read(path) for _, read in readers]) for path in readers[0][0]}
+        facts = {"step": step, "diverged": [0, 15 if step > 15 else 0]}
+        checkpoint.save_parameters(tmp_path / "both" / "checkpoints" / str(step), stacked, facts)
+    assert start(monkeypatch, "evaluate_trajectory", [f"--runs={tmp_path}/both", f"--output={tmp_path}/t"], tmp_path) == 0
+    alone = pq.read_table(trajectories.evaluate(points(runs), MEASURES[:1], tmp_path / "alone")).to_pylist()
+    found = trajectory.read(tmp_path / "t" / "trajectory.parquet").to_pylist()
+    assert [row | {"run": "a"} for row in found if row["run"] == "both/a"] == alone
+    values = {row["step"]: row["value"] for row in found if (row["run"], row["task"], row["metric"]) == ("both/b", *trajectory.LOSS)}
+    assert values[10] > 0 and values[20] is None and values[30] is None  # it had diverged
+
+
 def test_a_stop_costs_the_checkpoint_at_hand_and_new_tasks_are_added(runs, tmp_path):
     first, second, third = points(runs)
     stopped = dataclasses.replace(second, parameters=lambda: 1 / 0)
@@ -143,10 +163,10 @@ def test_other_weights_settings_or_text_are_measured_anew(runs, tmp_path):
 
 def test_the_command_writes_the_table_and_the_page_and_the_second_time_adds_a_run(runs, tmp_path, monkeypatch, capsys):
     flags = [f"--runs={runs}/a", f"--output={tmp_path}/t"]
-    assert start(monkeypatch, "evaluate_trajectory", flags, tmp_path)[0] == 0
+    assert start(monkeypatch, "evaluate_trajectory", flags, tmp_path) == 0
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "t" / "parts").rglob("*.parquet")}
     assert len(parts) == 3
-    assert start(monkeypatch, "evaluate_trajectory", [f"--runs={runs}/b,{runs}/a", *flags[1:]], tmp_path)[0] == 0
+    assert start(monkeypatch, "evaluate_trajectory", [f"--runs={runs}/b,{runs}/a", *flags[1:]], tmp_path) == 0
     table = trajectory.read(tmp_path / "t" / "trajectory.parquet").to_pylist()
     assert [(run, step) for run in "ba" for step in STEPS] == list(dict.fromkeys((row["run"], row["step"]) for row in table))
     assert all(path.stat().st_mtime_ns == written for path, written in parts.items())
@@ -180,6 +200,6 @@ def test_mistakes_end_in_one_line_before_any_work(flags, says, runs, tmp_path, m
         (tmp_path / name / "config.json").write_text(config.to_json(experiment))
     given = flags.replace("{runs}", str(tmp_path)).split()
     given += [] if "--output" in flags else ["--output=t"]
-    assert start(monkeypatch, "evaluate_trajectory", given, tmp_path)[0] == 2
+    assert start(monkeypatch, "evaluate_trajectory", given, tmp_path) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1 and not (tmp_path / "t").exists()

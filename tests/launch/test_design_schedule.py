@@ -1,9 +1,6 @@
 """launch/design_schedule.py as a user runs it, with a law in a file and runs to continue."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,8 +10,8 @@ from kaiyuan_jax.schedules import build, file
 from kaiyuan_jax.schedules.laws import artefact, catalogue
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
+from tests.scripts import run
 
-ROOT = pathlib.Path(__file__).parents[2]
 LAW = catalogue.LAWS["multi_power_after_warmup"]
 VALUES = dict(L0=3.040454, A=0.524687, alpha=0.507868, B=363.7887, C=2.065612, beta=0.582791, gamma=0.641423)
 
@@ -34,15 +31,9 @@ def law(tmp_path_factory):
     return law_file(tmp_path_factory.mktemp("law"))
 
 
-def launch(*flags):
-    command = [sys.executable, "launch/design_schedule.py", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_a_schedule_is_designed_compared_and_written_so_that_it_trains(law, tmp_path):
     flags = ("--steps=6000", "--peak=3e-4", "--warmup=300", f"--output={tmp_path}/s.json", f"--figure={tmp_path}/s.png", "--draws=4")
-    code, out, error = launch(f"--law={law}", *flags)
+    code, out, error = run("design_schedule", f"--law={law}", *flags)
     assert code == 0, error
     first, *rows = out.splitlines()
     assert first.split() == ["schedule", "decay", "end", "rate", "predicted", "to", "designed"]
@@ -68,7 +59,7 @@ def test_a_schedule_is_designed_compared_and_written_so_that_it_trains(law, tmp_
 def test_a_run_under_way_is_continued_from_the_rates_it_has_felt(law, tmp_path):
     file.write(tmp_path / "history.json", [0, 300, 5999], [0.0, 3e-4, 1e-4])
     flags = ("--steps=6000", "--from_step=4000", f"--history={tmp_path}/history.json", f"--output={tmp_path}/rest.json")
-    code, out, error = launch(f"--law={law}", *flags)
+    code, out, error = run("design_schedule", f"--law={law}", *flags)
     assert code == 0, error
     tree, felt = json.loads((tmp_path / "rest.json").read_text()), file.read(str(tmp_path / "history.json")).all_rates()
     rates = file.read(str(tmp_path / "rest.json")).all_rates()
@@ -81,14 +72,16 @@ def test_the_floor_may_be_a_rate_or_a_share_of_the_peak(law, tmp_path):
     ends = []
     for floor in ("10%", "3e-5"):
         flags = ("--steps=3000", "--peak=3e-4", "--warmup=100", f"--floor={floor}", "--draws=0", f"--output={tmp_path}/s.json")
-        code, out, error = launch(f"--law={law}", *flags)
+        code, out, error = run("design_schedule", f"--law={law}", *flags)
         assert code == 0 and "sensitivity: not known" in out, error
         ends.append(file.read(str(tmp_path / "s.json")).rates[-1])
     assert ends[0] == pytest.approx(ends[1]) and ends[0] >= 3e-5 * (1 - 1e-12)
 
 
 def test_a_peak_that_the_law_was_not_fitted_to_is_doubted(law, tmp_path):
-    code, _, error = launch(f"--law={law}", "--steps=3000", "--peak=1e-3", "--warmup=100", "--draws=0", f"--output={tmp_path}/s.json")
+    code, _, error = run(
+        "design_schedule", f"--law={law}", "--steps=3000", "--peak=1e-3", "--warmup=100", "--draws=0", f"--output={tmp_path}/s.json"
+    )
     assert code == 0 and "note: this schedule: its peak rate is 0.001" in error
 
 
@@ -129,7 +122,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(law, tmp_path, flags, 
     (tmp_path / "folder.png").mkdir()
     for word, name in (("HISTORY", "history.json"), ("ZERO", "zero.json"), ("FOLDER.png", "folder.png")):
         flags = [flag.replace(word, f"{tmp_path}/{name}") for flag in flags]
-    code, _, error = launch(f"--law={law}", *flags, f"--output={tmp_path}/s.json")
+    code, _, error = run("design_schedule", f"--law={law}", *flags, f"--output={tmp_path}/s.json")
     assert code == 2 and message in error and error.count("\n") == 1, error
     assert not (tmp_path / "s.json").exists()
 
@@ -138,7 +131,7 @@ def test_too_few_lines_and_a_law_without_its_maker_are_no_obstacle(law, tmp_path
     contents = json.loads(law.read_text())
     del contents["created_by"]
     (tmp_path / "law.json").write_text(json.dumps(contents))
-    code, out, error = launch(f"--law={tmp_path}/law.json", *FRESH, "--knots=2", "--draws=0", f"--output={tmp_path}/s.json")
+    code, out, error = run("design_schedule", f"--law={tmp_path}/law.json", *FRESH, "--knots=2", "--draws=0", f"--output={tmp_path}/s.json")
     assert code == 0, error
     assert "is predicted to end lower: 2 lines are too few to follow it; give more --knots" in out
     assert json.loads((tmp_path / "s.json").read_text())["made_by"].startswith("launch/design_schedule.py, kaiyuan_jax ")
@@ -147,7 +140,7 @@ def test_too_few_lines_and_a_law_without_its_maker_are_no_obstacle(law, tmp_path
 def test_a_law_without_a_decay_and_a_bad_output_are_refused(law, tmp_path):
     power = catalogue.LAWS["one_power"]
     other = law_file(tmp_path, power, np.zeros(len(power.parameters)))
-    code, _, error = launch(f"--law={other}", *FRESH, f"--output={tmp_path}/s.json")
+    code, _, error = run("design_schedule", f"--law={other}", *FRESH, f"--output={tmp_path}/s.json")
     assert code == 2 and "--law: the law one_power cannot design a schedule" in error
-    code, _, error = launch(f"--law={law}", *FRESH, f"--output={tmp_path}/s.txt")
+    code, _, error = run("design_schedule", f"--law={law}", *FRESH, f"--output={tmp_path}/s.txt")
     assert code == 2 and "--output=" in error and "must end in .json" in error

@@ -1,9 +1,6 @@
 """The two scripts as a user runs them: a run's average to Hugging Face files and back, and mistakes said in one line."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,16 +9,14 @@ from kaiyuan_jax import config
 from kaiyuan_jax.data.prepare import tokenizer
 from kaiyuan_jax.models.hf import layout, write
 from kaiyuan_jax.training import checkpoint
+from tests import scripts
 
-ROOT = pathlib.Path(__file__).parents[2]
 MODEL = config.Model(layers=2, width=24, feedforward=16, heads=2, kv_heads=1, head_size=8, vocabulary=300)
 
 
 def launch(script, **flags):
     """(exit code, output, errors)"""
-    command = [sys.executable, str(ROOT / "launch" / script), *(f"--{name}={value}" for name, value in flags.items())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return done.returncode, done.stdout, done.stderr
+    return scripts.run(script, *(f"--{name}={value}" for name, value in flags.items()))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def bits(folder):
 
 
 def test_a_run_goes_to_hugging_face_and_back_with_every_bit(run, tmp_path):
-    code, said, errors = launch("export_hf.py", model=run / "averages/sma", output=tmp_path / "hf", shard_bytes=20_000)
+    code, said, errors = launch("export_hf", model=run / "averages/sma", output=tmp_path / "hf", shard_bytes=20_000)
     assert code == 0, errors
     assert f"Gemma3ForCausalLM, float32: {write.count(MODEL):,} parameters in" in said and "gives the bits that were exported" in said
     facts = json.loads((tmp_path / "hf" / "config.json").read_text())
@@ -55,7 +50,7 @@ def test_a_run_goes_to_hugging_face_and_back_with_every_bit(run, tmp_path):
     for path in tmp_path.rglob("*"):
         assert path.suffix not in (".py", ".bin", ".pt", ".pkl")  # no code, no pickle
 
-    code, said, errors = launch("import_hf.py", checkpoint=tmp_path / "hf", output=tmp_path / "back", like=run)
+    code, said, errors = launch("import_hf", checkpoint=tmp_path / "hf", output=tmp_path / "back", like=run)
     assert code == 0, errors
     assert "sandwich norm, soft-cap 30, untied" in said
     assert bits(tmp_path / "back/averages/imported") == bits(run / "averages/sma")
@@ -68,8 +63,8 @@ def test_a_run_goes_to_hugging_face_and_back_with_every_bit(run, tmp_path):
 @pytest.mark.parametrize(
     ("script", "flags", "said"),
     [
-        ("export_hf.py", dict(model="{run}/averages/sma", output="{tmp}/x", format="qwen3"), "qwen3: model.sandwich_norm = True"),
-        ("import_hf.py", dict(checkpoint="{pickle}", output="{tmp}/x"), "pytorch_model.bin, a pickled checkpoint"),
+        ("export_hf", dict(model="{run}/averages/sma", output="{tmp}/x", format="qwen3"), "qwen3: model.sandwich_norm = True"),
+        ("import_hf", dict(checkpoint="{pickle}", output="{tmp}/x"), "pytorch_model.bin, a pickled checkpoint"),
     ],
 )
 def test_mistakes_are_said_in_lines_without_a_traceback(run, tmp_path, script, flags, said):

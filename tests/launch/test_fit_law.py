@@ -11,6 +11,7 @@ import pytest
 from kaiyuan_jax.schedules.laws import artefact, catalogue, huber
 from kaiyuan_jax.schedules.laws.curves import Curve
 from tests.schedules.laws import released
+from tests.scripts import run
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAW = catalogue.LAWS["multi_power_fading"]
@@ -41,14 +42,8 @@ def folder(tmp_path_factory):
     return made
 
 
-def launch(*flags):
-    command = [sys.executable, "launch/fit_law.py", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_a_law_is_fitted_tested_and_written(folder, tmp_path):
-    code, out, error = launch(f"--curves={folder}", "--train=cosine,constant,two_stage", f"--output={tmp_path}/law.json")
+    code, out, error = run("fit_law", f"--curves={folder}", "--train=cosine,constant,two_stage", f"--output={tmp_path}/law.json")
     assert code == 0, error
     contents = json.loads((tmp_path / "law.json").read_text())
     assert contents["train"] == ["cosine", "constant", "two_stage"] and contents["protocol"] == "robust"
@@ -68,7 +63,7 @@ def test_a_law_is_fitted_tested_and_written(folder, tmp_path):
 def test_other_laws_protocols_and_named_schedules_give_a_page(folder, tmp_path):
     np.save(tmp_path / "wsd.npy", schedules()["wsd"])
     flags = ["--train=cosine,wsd", "--test=constant", "--law=linear", "--protocol=converged", f"--warmup={WARMUP}", "--pairs=wsd-cosine"]
-    code, out, error = launch(f"--curves={folder}", *flags, f"--schedules=wsd={tmp_path}/wsd.npy", f"--report={tmp_path}/law.html")
+    code, out, error = run("fit_law", f"--curves={folder}", *flags, f"--schedules=wsd={tmp_path}/wsd.npy", f"--report={tmp_path}/law.html")
     assert code == 0, error
     assert out.startswith("linear (converged)") and "wsd-cosine" in out and "constant" in out and "two_stage" not in out
     assert "is assumed" not in error
@@ -76,7 +71,7 @@ def test_other_laws_protocols_and_named_schedules_give_a_page(folder, tmp_path):
 
 
 def test_a_law_of_constant_curves_says_what_it_cannot_know(folder, tmp_path):
-    code, out, error = launch(f"--curves={folder}", "--train=constant", "--test=", f"--output={tmp_path}/law.json")
+    code, out, error = run("fit_law", f"--curves={folder}", "--train=constant", "--test=", f"--output={tmp_path}/law.json")
     assert code == 0, error
     assert "no decay seen, so B, C, beta, gamma, fading cannot be identified" in error
     assert json.loads((tmp_path / "law.json").read_text())["metrics"]["mean"] is None
@@ -87,7 +82,7 @@ def test_a_test_curve_of_another_peak_is_doubted(folder, tmp_path):
         steps, rates, losses = np.loadtxt(folder / "cosine.csv", delimiter=",", skiprows=1).T
         table = np.column_stack([steps, factor * rates, losses])
         np.savetxt(tmp_path / f"{name}.csv", table, ["%d", "%.17g", "%.6f"], ",", header="step,lr,loss", comments="")
-    code, _, error = launch(f"--curves={tmp_path}", "--train=cosine", "--law=one_power", "--protocol=converged")
+    code, _, error = run("fit_law", f"--curves={tmp_path}", "--train=cosine", "--law=one_power", "--protocol=converged")
     assert code == 0 and "note: twice: its peak rate is 0.0006, that of the training curves 0.0003: the law is for theirs" in error, error
 
 
@@ -110,7 +105,7 @@ def test_a_test_curve_of_another_peak_is_doubted(folder, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(folder, flags, message):
-    code, out, error = launch(f"--curves={folder}", *(flag.format(folder) for flag in flags))
+    code, out, error = run("fit_law", f"--curves={folder}", *(flag.format(folder) for flag in flags))
     assert code == 2 and message in error and error.count("\n") == 1 and not out
 
 

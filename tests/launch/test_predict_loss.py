@@ -1,8 +1,6 @@
 """launch/predict_loss.py as a user runs it: a forecast of configs and files, with a band, a table and a picture."""
 
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from kaiyuan_jax.schedules.laws import artefact, catalogue, forecast, given
 from kaiyuan_jax.schedules.laws.curves import Curve
 from kaiyuan_jax.schedules.laws.fit import Fit
+from tests.scripts import run
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "configs/quickstart.py:uniform_wsd"
@@ -28,14 +27,10 @@ def law(tmp_path_factory):
     return path
 
 
-def launch(*flags):
-    command = [sys.executable, "launch/predict_loss.py", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_a_forecast_is_printed_and_written_with_its_band(law, tmp_path):
-    code, out, error = launch(f"--law={law}", f"--schedule={CONFIG}", "--steps=2000", f"--output={tmp_path}/forecast", "--points=50")
+    code, out, error = run(
+        "predict_loss", f"--law={law}", f"--schedule={CONFIG}", "--steps=2000", f"--output={tmp_path}/forecast", "--points=50"
+    )
     assert code == 0 and error == "", error
     table = np.genfromtxt(tmp_path / "forecast" / "forecast.csv", delimiter=",", names=True)
     assert table.dtype.names == ("step", "lr", "loss", "low", "high") and table.size == 50 and table["step"][-1] == 1999
@@ -49,13 +44,13 @@ def test_a_forecast_is_printed_and_written_with_its_band(law, tmp_path):
 
 def test_extrapolation_is_said(law, tmp_path):
     np.save(tmp_path / "long.npy", np.full(9000, 3e-3))
-    code, _, error = launch(f"--law={law}", f"--schedule={tmp_path}/long.npy")
+    code, _, error = run("predict_loss", f"--law={law}", f"--schedule={tmp_path}/long.npy")
     assert code == 0 and "long.npy: 9,000 updates and a summed rate of 27" in error and "extrapolation" in error
 
 
 def test_zeros_before_the_rise_have_no_prediction(law, tmp_path):
     np.save(tmp_path / "late.npy", np.concatenate([np.zeros(5), np.linspace(0, 3e-3, 21), np.full(500, 3e-3)]))
-    code, out, error = launch(f"--law={law}", f"--schedule={tmp_path}/late.npy")
+    code, out, error = run("predict_loss", f"--law={law}", f"--schedule={tmp_path}/late.npy")
     assert code == 0 and "nan" not in out and error == "" and "warm-up 25," in out, error
 
 
@@ -72,5 +67,5 @@ def test_zeros_before_the_rise_have_no_prediction(law, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(law, flags, message):
-    code, out, error = launch(*(flag.format(law) for flag in flags))
+    code, out, error = run("predict_loss", *(flag.format(law) for flag in flags))
     assert code == 2 and message in error and error.count("\n") == 1 and not out
