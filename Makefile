@@ -38,8 +38,9 @@ $(TARGETS)/ready: requirements.lock | .venv/ready
 test-kernels: setup targets
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m kernels
 
-# Our decoder against transformers and torch, which come for Python 3.11 and in an environment of their own: outputs computed anew, and
-# the test that `make test` does with the committed ones. To commit the new ones: cp -r build/goldens/. tests/parity/goldens
+# Our decoder against transformers and torch, and our adapter to lm-evaluation-harness against that one's own backend, in an environment of
+# their own (Python 3.11): outputs computed anew, and the tests that `make test` does with the committed ones. To commit the new ones:
+# cp -r build/goldens/. tests/parity/goldens
 PARITY_PYTHON ?= $(shell for p in python3.11 "$$HOME"/.pyenv/versions/3.11.*/bin/python; do \
 	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
@@ -47,13 +48,14 @@ parity: setup build/parity/ready
 	rm -rf build/goldens
 	$(BIN)/python tests/parity/cases.py build/goldens
 	build/parity/bin/python tests/parity/transformers_outputs.py build/goldens
-	JAX_PLATFORMS=cpu KAIYUAN_GOLDENS=build/goldens $(BIN)/python -m pytest tests/models/hf/test_goldens.py
+	build/parity/bin/python tests/parity/harness_outputs.py build/goldens
+	JAX_PLATFORMS=cpu KAIYUAN_GOLDENS=build/goldens $(BIN)/python -m pytest tests/models/hf/test_goldens.py tests/evaluation/harness/test_parity.py
 
 build/parity/ready: tests/parity/requirements.lock
 	@test -n "$(PARITY_PYTHON)" || { echo "error: found no Python 3.11 with ensurepip, which this build of torch is for; install one, or run: make parity PARITY_PYTHON=/path/to/python3.11"; exit 2; }
 	"$(PARITY_PYTHON)" -m venv --clear build/parity
 	build/parity/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/parity/requirements.lock || \
-		{ echo "error: torch 2.13.0 and transformers 5.23.0 could not be installed into build/parity; see the lines above"; exit 2; }
+		{ echo "error: torch 2.13.0, transformers 5.23.0 and lm_eval 0.4.13 could not be installed into build/parity; see the lines above"; exit 2; }
 	@touch $@
 
 # Every reader of a file format fed damaged files, guided by the code they reach; SECONDS for each of them.
@@ -73,7 +75,7 @@ lint: setup
 # Solves requirements.txt anew and writes down what came out.
 lock:
 	"$(PYTHON)" -m venv build/lock
-	build/lock/bin/python -m pip install --quiet '.[engine,ray,s3,gcs,tests]' 'ruff>=0.12' 'setuptools>=77'
+	build/lock/bin/python -m pip install --quiet '.[engine,harness,ray,s3,gcs,tests]' 'ruff>=0.12' 'setuptools>=77'
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude kaiyuan_jax > requirements.lock
 	rm -rf build/lock
 

@@ -35,6 +35,7 @@ def generate(
     temperature: float,
     seed: int,
     top_p: float = 1.0,
+    numbers: Sequence[int] | None = None,
     batch_size: int = 32,
     place: Placement = ANYWHERE,
 ) -> list[list[int]]:
@@ -42,8 +43,9 @@ def generate(
 
     window: most tokens of prompt and text together; eod: id that ends a text, -1 for none; ids from `vocabulary` on are never drawn.
     temperature 0 takes the likeliest token, else tokens are drawn from softmax(logits / temperature), and with top_p below 1 only from
-    the likeliest of them that together have at least that probability (nucleus sampling, arXiv 1904.09751). graphdef, params: as
-    `models.decoder.split` gives them; with a mesh in `place`, params are cut over it. Raises UserError for a text that does not fit.
+    the likeliest of them that together have at least that probability (nucleus sampling, arXiv 1904.09751). numbers: of the rows, from
+    0 to 2^32 - 1, for their keys; None: as they stand. graphdef, params: as `models.decoder.split` gives them; with a mesh in `place`,
+    params are cut over it. Raises UserError for a text that does not fit.
     """
     if not prompts or new_tokens <= 0:
         return [[] for _ in prompts]
@@ -64,7 +66,8 @@ def generate(
         tokens_BL = np.zeros((len(rows), min(window, max(SHORTEST, 1 << int(lengths_B.max() - 1).bit_length()))), np.int32)
         for tokens_L, row in zip(tokens_BL, rows, strict=True):
             tokens_L[: len(prompts[row])] = prompts[row]
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        numbers_B = rows if numbers is None else np.asarray(numbers, np.uint32)[rows]
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers_B)
         text_BT, counts_B = continuations(
             params, tokens_BL, lengths_B, keys_B, graphdef=graphdef, new_tokens=new_tokens, place=place, **sampling
         )

@@ -88,8 +88,10 @@ def token_losses(graphdef, place: Placement = ANYWHERE) -> Callable:
         return functools.partial(_token_losses, graphdef, place)
 
     def compute(params, batch):
-        size = len(batch["inputs_BL"])
-        return _token_losses(graphdef, place, params, rules.global_batch(batch, place.mesh, np.arange(size), size))
+        rows = len(batch["inputs_BL"])
+        size = rows + -rows % place.ways("B")
+        filled = {key: np.concatenate([x, np.repeat(x[-1:], size - rows, axis=0)]) for key, x in batch.items()}
+        return _token_losses(graphdef, place, params, rules.global_batch(filled, place.mesh, np.arange(size), size))[:rows]
 
     return compute
 

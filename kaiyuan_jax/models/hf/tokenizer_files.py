@@ -25,6 +25,19 @@ def copy(source: Path, target: Path) -> None:
             shutil.copyfile(source / TOKENIZER_CONFIG, target / TOKENIZER_CONFIG)
 
 
+def beginning(folder: Path) -> str:
+    """The token that tokenizer_config.json says to stand before every text (bos_token); empty where it names none, or there is no file."""
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        return ""
+    try:
+        facts = json_text.read(folder / TOKENIZER_CONFIG)
+    except json_text.JSONError as error:
+        raise UserError(f"{folder / TOKENIZER_CONFIG}: not JSON ({error}); download it again, or remove it") from None
+    token = facts.get("bos_token") if isinstance(facts, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
+
+
 def write(source: Path, target: Path, *, token: str, end: int, length: int) -> None:
     """All three; tokenizer_config.json is made where the source has none.
 
