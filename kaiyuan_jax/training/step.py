@@ -49,7 +49,7 @@ FLAG, FAILED, WAIT, BUSY, CEILING = range(5)  # columns of `said`
 
 def decisive(experiment: Experiment) -> Experiment:
     """An experiment with those fields alone that decide the program of a step: it is the same for all that agree in them."""
-    data = experiment.data
+    data, averaging = experiment.data, experiment.averaging
     return Experiment(
         model=experiment.model,
         data=config.Data(sequence_length=data.sequence_length, batch_size=data.batch_size, mask_documents=data.mask_documents),
@@ -57,7 +57,7 @@ def decisive(experiment: Experiment) -> Experiment:
         precision=experiment.precision,
         kernels=experiment.kernels,
         health=config.Health(divergence=experiment.health.divergence),
-        averaging=experiment.averaging,
+        averaging=averaging if averaging.online_decay or averaging.online_every else config.Averaging(),
         logging=config.Logging(statistics=experiment.logging.statistics),
     )
 

@@ -25,6 +25,32 @@ def train(experiment):
     return loop.train(experiment, jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor])
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_in, tmp_path_factory):
+    """undisturbed(**fields): a run that was trained to its end, for all tests of these fields; `finished` gives copies to work on."""
+    made = {}
+
+    def finished(**fields):
+        if (key := str(sorted(fields.items()))) not in made:
+            made[key] = tiny_in(tmp_path_factory.mktemp("undisturbed") / "run", **fields)
+            assert train(made[key]).finished
+        return made[key]
+
+    return finished
+
+
+@pytest.fixture
+def finished(tiny, undisturbed):
+    """finished(**fields): the same run, finished in this test's own folder."""
+
+    def copy(**fields):
+        experiment = tiny(**fields)
+        shutil.copytree(undisturbed(**fields).folder, experiment.folder)
+        return experiment
+
+    return copy
+
+
 def test_a_run_learns_and_leaves_its_folder_complete(tiny):
     experiment = tiny(evaluation__every=50, logging__tensorboard=True)
     result = train(experiment)
@@ -44,9 +70,8 @@ def test_a_run_learns_and_leaves_its_folder_complete(tiny):
     assert heldout[-1]["heldout/mean"] == pytest.approx((heldout[-1]["heldout/code"] + heldout[-1]["heldout/prose"]) / 2)
 
 
-def test_lines_say_what_the_order_gave(tiny, lines):
-    experiment = tiny()
-    train(experiment)
+def test_lines_say_what_the_order_gave(undisturbed, lines):
+    experiment = undisturbed()
     plan = recipe.resolve(experiment.data, *recipe.facts_of(experiment.data))
     line = lines(experiment)[2]  # steps 15 to 21
     batches = [order.batch(plan, step) for step in range(14, 21)]
@@ -58,9 +83,8 @@ def test_lines_say_what_the_order_gave(tiny, lines):
 
 
 @pytest.mark.parametrize("stop", [20, 80])
-def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(tiny, stop, lines, parameters):
-    whole = tiny(evaluation__every=30, averaging__online_decay=0.9, checkpoint__keep=10)
-    train(whole)
+def test_resuming_from_any_checkpoint_repeats_the_run_bit_for_bit(finished, stop, lines, parameters):
+    whole = finished(evaluation__every=30, averaging__online_decay=0.9, checkpoint__keep=10)
     expected, last = lines(whole), parameters(whole, 100)
     for step in checkpoint.steps(f"{whole.folder}/checkpoints"):
         if step > stop:
@@ -96,16 +120,16 @@ def test_a_stop_leaves_an_evaluation_that_is_due_to_the_next_session(tiny, tiny_
     assert train(stopped).finished and lines(stopped) == lines(whole)
 
 
-def test_a_finished_run_is_left_alone(tiny, capsys, lines):
-    train(tiny())
-    before = lines(tiny())
-    assert train(tiny()).finished
+def test_a_finished_run_is_left_alone(finished, capsys, lines):
+    experiment = finished()
+    before = lines(experiment)
+    assert train(experiment).finished
     assert "finished before, at step 100" in capsys.readouterr().out
-    assert lines(tiny()) == before
+    assert lines(experiment) == before
 
 
-def test_another_experiment_is_refused_with_the_fields_that_differ(tiny):
-    train(tiny())
+def test_another_experiment_is_refused_with_the_fields_that_differ(finished, tiny):
+    finished()
     with pytest.raises(ConfigError) as error:
         train(tiny(schedule__peak=1e-4, model__layers=3, data__seed=5))
     message = str(error.value)
@@ -114,9 +138,8 @@ def test_another_experiment_is_refused_with_the_fields_that_differ(tiny):
     assert "config.data.seed: was 0, now 5" in message and "--config.output" in message
 
 
-def test_logging_evaluation_checkpoints_and_mesh_may_change_between_sessions(tiny):
-    train(tiny())
-    shutil.rmtree(f"{tiny().folder}/checkpoints/100")
+def test_logging_evaluation_checkpoints_and_mesh_may_change_between_sessions(finished, tiny):
+    shutil.rmtree(f"{finished().folder}/checkpoints/100")
     changed = tiny(logging__every=3, evaluation__every=10, checkpoint__every=7, checkpoint__keep=5, averaging__kind="sma")
     changed.averaging.last = 5
     changed.mesh, changed.optimizer.accumulation = config.Mesh(data=2, fsdp=2, tensor=2), 2
@@ -124,14 +147,13 @@ def test_logging_evaluation_checkpoints_and_mesh_may_change_between_sessions(tin
     assert config.from_json(open(f"{changed.folder}/config.json").read()) == changed
 
 
-def test_another_store_under_the_same_name_is_refused(tiny, stores, tmp_path):
+def test_another_store_under_the_same_name_is_refused(finished, stores, tmp_path):
     shutil.copytree(stores, tmp_path / "stores")
-    experiment = tiny()
+    experiment = finished()
     for source in experiment.data.sources:
         source.path = source.path.replace(str(stores), str(tmp_path / "stores"))
-    train(experiment)
     shutil.rmtree(tmp_path / "run/checkpoints/100")
-    assert train(tiny()).finished  # the same stores elsewhere
+    assert train(experiment).finished  # the same stores elsewhere
     shutil.rmtree(tmp_path / "run/checkpoints/100")
     shutil.rmtree(tmp_path / "stores/prose/train")
     shutil.copytree(tmp_path / "stores/prose/heldout", tmp_path / "stores/prose/train")
@@ -222,9 +244,8 @@ def test_a_held_out_store_shorter_than_a_sequence_is_refused(tiny, tmp_path):
         train(experiment)
 
 
-def test_eight_devices_train_as_one_to_rounding(tiny, tmp_path, lines):
-    one, eight = tiny(), tiny(output=str(tmp_path / "eight"), optimizer__accumulation=2, mesh=config.Mesh(data=2, fsdp=2, tensor=2))
-    train(one)
+def test_eight_devices_train_as_one_to_rounding(undisturbed, tiny, lines):
+    one, eight = undisturbed(), tiny(optimizer__accumulation=2, mesh=config.Mesh(data=2, fsdp=2, tensor=2))
     train(eight)
     for a, b in zip(lines(one)[:5], lines(eight)[:5], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
