@@ -182,22 +182,23 @@ class Cell:
     size: Size
     seed: int
     folder: Path
+    recipes: tuple[Recipe, ...] = tuple(recipes())  # with the constant one of every order that decays
 
     def part(self, decays: bool) -> list[c.Experiment]:
         """Members of the trunk, or of the decays."""
-        return [experiment(recipe, self.corpus, self.size, self.seed) for recipe in recipes() if recipe.decays == decays]
+        return [experiment(recipe, self.corpus, self.size, self.seed) for recipe in self.recipes if recipe.decays == decays]
 
     @property
     def tokens(self) -> int:
         """Trained on, what decays take over from the trunk left out."""
-        decaying = sum(recipe.decays for recipe in recipes())
-        steps = (len(recipes()) - decaying) * self.size.steps + decaying * (self.size.steps - self.size.knee)
+        decaying = sum(recipe.decays for recipe in self.recipes)
+        steps = (len(self.recipes) - decaying) * self.size.steps + decaying * (self.size.steps - self.size.knee)
         return steps * self.size.batch_size * self.size.sequence_length
 
     def trunk_rows(self) -> list[int]:
         """For every member of the decays the member of the trunk that it goes on from."""
-        trunk = [recipe for recipe in recipes() if not recipe.decays]
-        return [trunk.index(Recipe(recipe.order, "constant")) for recipe in recipes() if recipe.decays]
+        trunk = [recipe for recipe in self.recipes if not recipe.decays]
+        return [trunk.index(Recipe(recipe.order, "constant")) for recipe in self.recipes if recipe.decays]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,14 +77,14 @@ def train(cell: Cell, devices=None) -> tuple[Population, Population]:
 
 
 def evaluate(cell: Cell, trunk: Population, decays: Population, devices=None) -> None:
-    """Writes losses.npz of a cell; a member that diverged has NaN."""
+    """Writes losses.npz of a cell; a member that diverged has NaN, and so has a recipe that the cell leaves out."""
     path = losses_path(cell)
     if path.exists() and zipfile.is_zipfile(path):
         return
     places = {recipe: number for number, recipe in enumerate(recipes())}
     arrays: dict[str, np.ndarray] = {}
     for trained, decaying in ((trunk, False), (decays, True)):
-        mine = [places[recipe] for recipe in recipes() if recipe.decays == decaying]
+        mine = [places[recipe] for recipe in cell.recipes if recipe.decays == decaying]
         weights = [averages(kind, cell.size) for kind in AVERAGES]
         read = {step: trained.parameters({step: 1.0}) for step in sorted(set().union(*weights))}  # each checkpoint once
         for number, of_step in enumerate(weights):
