@@ -1,9 +1,6 @@
 """The script as a user runs it, over a small run with random weights and over its export."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,8 +10,7 @@ from kaiyuan_jax import config
 from kaiyuan_jax.data.prepare import tokenizer
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.training import checkpoint, trained
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.scripts import run
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +30,20 @@ def model(tmp_path_factory):
     return folder
 
 
-def launch(script, *flags):
-    done = subprocess.run([sys.executable, f"launch/{script}.py", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_texts_of_a_run_and_of_its_export_are_the_same_lines(model, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "the rain"}\n{"prompt": ""}\n')
     flags = [f"--prompts_file={tmp_path}/prompts.jsonl", "--prompt=on a mat<|endoftext|>", "--samples=2", "--batch_size=4", "--tokens=12"]
     flags += ["--top_p=0.9", "--seed=3"]
-    code, out, error = launch("generate", f"--model={model}", *flags, f"--output={tmp_path}/a.jsonl")
+    code, out, error = run("generate", f"--model={model}", *flags, f"--output={tmp_path}/a.jsonl")
     assert code == 0, error
     assert "6 texts" in out and f"written: {tmp_path}/a.jsonl" in out
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["on a mat<|endoftext|>"] * 2 + ["the rain"] * 2 + [""] * 2
     assert all(row["tokens"] == 12 or row["ended"] for row in rows) and len({row["text"] for row in rows}) > 3
 
-    code, _, error = launch("export_hf", f"--model={model}", f"--output={tmp_path}/hf")
+    code, _, error = run("export_hf", f"--model={model}", f"--output={tmp_path}/hf")
     assert code == 0, error
-    code, _, error = launch("generate", f"--model={tmp_path}/hf", *flags, f"--output={tmp_path}/b.jsonl")
+    code, _, error = run("generate", f"--model={tmp_path}/hf", *flags, f"--output={tmp_path}/b.jsonl")
     assert code == 0, error
     assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
 
@@ -78,5 +69,5 @@ def test_a_run_stands_for_its_newest_checkpoint(model):
 )
 def test_mistakes_are_one_line(model, tmp_path, flags, message):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n["b"]\n')
-    code, _, error = launch("generate", f"--model={model}", *(flag.format(tmp_path) for flag in flags))
+    code, _, error = run("generate", f"--model={model}", *(flag.format(tmp_path) for flag in flags))
     assert code == 2 and message in error and error.count("\n") == 1

@@ -1,9 +1,6 @@
 """The script as a user runs it, over two small runs with random weights: one row a document, however the input lies in files."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -17,8 +14,8 @@ from kaiyuan_jax.data.prepare import normalise, score, tokenizer
 from kaiyuan_jax.evaluation import document_loss
 from kaiyuan_jax.models import decoder
 from kaiyuan_jax.training import checkpoint
+from tests.scripts import run
 
-ROOT = pathlib.Path(__file__).parents[2]
 WORDS = "the cat sat on a mat while rain fell 学而时习之 and x = f(y)\n".split(" ")
 
 
@@ -62,16 +59,10 @@ def documents(runs):
     return [row for row in rows if row[0] != "empty"]
 
 
-def launch(runs, *flags):
-    command = [sys.executable, "launch/score_documents.py", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_losses_and_their_difference_are_written_by_hash_and_join(runs, documents, tmp_path):
     folder, scorers = runs
     flags = [f"--model={folder}/a", f"--minus={folder}/b/checkpoints/7", "--id_field=name"]
-    code, out, error = launch(runs, *flags, f"--input={folder}/in", f"--output={tmp_path}/s.parquet")
+    code, out, error = run("score_documents", *flags, f"--input={folder}/in", f"--output={tmp_path}/s.parquet")
     assert code == 0, error
     assert "30 documents" in out and "difference" in out
     table = pq.read_table(tmp_path / "s.parquet")
@@ -103,6 +94,6 @@ def test_losses_and_their_difference_are_written_by_hash_and_join(runs, document
 def test_mistakes_are_one_line(runs, documents, tmp_path, flags, message):
     folder = runs[0]
     given = [f"--input={folder}/in", f"--model={folder}/a", f"--output={tmp_path}/s.parquet", *(flag.format(folder) for flag in flags)]
-    code, _, error = launch(runs, *given)
+    code, _, error = run("score_documents", *given)
     assert code == 2 and message.format(folder) in error and "Traceback" not in error
     assert not (tmp_path / "s.parquet").exists()

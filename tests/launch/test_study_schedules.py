@@ -10,6 +10,7 @@ import pytest
 
 from kaiyuan_jax.data.store_write import write_store
 from kaiyuan_jax.schedules import file
+from tests.scripts import run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -104,11 +105,11 @@ def test_runs_of_another_design_are_not_taken_for_those_of_this_one(done):
     ],
 )
 def test_mistakes_end_in_one_line(flags, message, tmp_path):
-    code, _, error = study(*flags, f"--output={tmp_path / 'study'}")
+    code, _, error = run("study_schedules", *flags, f"--output={tmp_path / 'study'}")
     assert code == 2 and message in error and "Traceback" not in error
     assert not (tmp_path / "study").exists()
 
 
 def test_a_stage_whose_runs_are_missing_says_which_stage_to_run(stores, tmp_path):
-    code, _, error = study("--quick", f"--stores={stores}", f"--output={tmp_path / 'study'}", "--stage=fit")
+    code, _, error = run("study_schedules", "--quick", f"--stores={stores}", f"--output={tmp_path / 'study'}", "--stage=fit")
     assert code == 2 and "run --stage=train first" in error and "Traceback" not in error

@@ -10,6 +10,7 @@ import pytest
 
 from kaiyuan_jax import config
 from kaiyuan_jax.data.store_write import write_store
+from tests.scripts import run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,20 +30,15 @@ def config_file(tmp_path_factory):
     return folder / "config.py"
 
 
-def train(config_file, *flags):
-    command = [sys.executable, "launch/train.py", f"--config={config_file}", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_a_dry_run_prints_experiment_and_plan_and_makes_nothing(config_file):
     begin = time.perf_counter()
-    code, out, error = train(config_file, "--dry_run", "--config.schedule.peak=0.002")
-    assert code == 0, error
+    command = [sys.executable, "launch/train.py", f"--config={config_file}", "--dry_run", "--config.schedule.peak=0.002"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert time.perf_counter() - begin < 60  # 10 s on a machine that is not shared
-    experiment, end = json.JSONDecoder().raw_decode(out)
+    experiment, end = json.JSONDecoder().raw_decode(done.stdout)
     assert config.from_json(json.dumps(experiment)).schedule.peak == 0.002
-    assert "24 of 32 tokens" in out[end:] and "Learning rate" in out[end:]
+    assert "24 of 32 tokens" in done.stdout[end:] and "Learning rate" in done.stdout[end:]
     assert not (config_file.parent / "run").exists()
 
 
@@ -57,7 +53,7 @@ def test_a_dry_run_prints_experiment_and_plan_and_makes_nothing(config_file):
     ],
 )
 def test_mistakes_end_before_any_work_in_plain_lines(config_file, flags, message):
-    code, _, error = train(config_file, *flags)
+    code, _, error = run("train", f"--config={config_file}", *flags)
     assert code == 2, error
     assert message in error and "Traceback" not in error
     assert not (config_file.parent / "run").exists()

@@ -32,13 +32,14 @@ def test_a_run_whose_process_is_killed_goes_on_by_itself_to_its_end(tmp_path):
     arrangement.write_stores(tmp_path / "stores")
     experiment = arrangement.experiment(arrangement.ARRANGEMENTS["two_processes"], tmp_path / "stores", tmp_path / "run")
     experiment.health.timeout = 500.0  # a busy machine may compile for long
-    experiment.averaging = config.Averaging()  # less to compile
+    experiment.averaging, experiment.mesh = config.Averaging(), config.Mesh(data=2)  # less to compile
+    experiment.checkpoint = config.Checkpoint(every=10)
     for source in experiment.data.sources:
         source.heldout = ""
     (tmp_path / "config.json").write_text(config.to_json(experiment))
     reads = f"config.read({str(tmp_path / 'config.json')!r})"
     (tmp_path / "experiment.py").write_text(f"from kaiyuan_jax import config\n\n\ndef get_config():\n    return {reads}\n")
-    own = ["--processes=2", "--devices=2", "--backoff=0.1", "--lag=5"]
+    own = ["--processes=2", "--devices=1", "--backoff=0.1", "--lag=5"]
     line = processes.bound([sys.executable, "launch/local.py", *own, "--", f"--config={tmp_path / 'experiment.py'}"])
     with open(tmp_path / "error", "w") as error:
         process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=error, text=True)
