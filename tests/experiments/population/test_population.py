@@ -178,8 +178,8 @@ def test_a_member_that_diverges_is_marked_and_hurts_no_other(trained, trio, memb
 
 
 def test_in_float16_members_are_their_solo_runs_with_loss_scales_of_their_own(member, tmp_path):
-    # the scale overflows at first, and each member halves its own until its gradient is finite
-    precision = config.Precision(compute="float16", loss_scale=2.0**40)
+    # the scale overflows at first, and each member lowers its own until its gradient is finite
+    precision = config.Precision(compute="float16", loss_scale=2.0**26, scale_factor=16.0)
     pair = [member("a", seed=3, precision=precision), member("b", order="ascending", seed=8, precision=precision)]
     pair[1].schedule.peak = 3e-2
     found = population.train(pair, tmp_path / "pair", devices=jax.devices()[:1], folders=False)
