@@ -2,21 +2,17 @@
 
 import json
 import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 
 from kaiyuan_jax import config, storage
 from kaiyuan_jax.training import checkpoint
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.scripts import start
 
 
 def test_a_run_in_s3_is_evaluated_into_its_folder_with_the_numbers_of_the_same_run_on_disk(
-    s3, make_store, tokenizer, small_experiment, untrained_model, tmp_path
+    s3, make_store, tokenizer, small_experiment, untrained_model, tmp_path, monkeypatch, capfd
 ):
     experiment = small_experiment(tokenizer.get_vocab_size())
     make_store(tmp_path / "english", 40, words=(20, 60))
@@ -29,13 +25,10 @@ def test_a_run_in_s3_is_evaluated_into_its_folder_with_the_numbers_of_the_same_r
         storage.replace(run / "tokenizer.json", (tmp_path / "english" / "tokenizer.json").read_bytes())
         leaves = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
         checkpoint.save_parameters(run / "checkpoints" / "7", leaves, {"step": 7})
-    said = subprocess.run(
-        [sys.executable, "launch/evaluate.py", f"--model={','.join(map(str, runs))}"],
-        cwd=ROOT, env=os.environ | {"TQDM_DISABLE": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    assert f"written: {runs[0]}/evaluation/checkpoint_7.json" in said.stdout
+    assert start(monkeypatch, "evaluate", [f"--model={','.join(map(str, runs))}"], tmp_path) == 0
+    said = capfd.readouterr()
+    assert f"written: {runs[0]}/evaluation/checkpoint_7.json" in said.out
     assert storage.names(runs[0] / "evaluation") == storage.names(runs[1] / "evaluation") == ["checkpoint_7.json", "checkpoint_7.npz"]
     remote, local = (json.loads(storage.read(run / "evaluation" / "checkpoint_7.json")) | {"seconds": 0} for run in runs)
     assert remote == local and np.isfinite(remote["mean"]["bits_per_byte"])
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said.stdout + said.stderr
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said.out + said.err
