@@ -12,8 +12,9 @@ from kaiyuan_jax.report import reuse_figures
 TITLE = "What reading text again is worth"
 DEFINED = (
     "E(K, N): one pass over E times N fresh tokens reaches the loss that K passes over N tokens reach (2511.13421). E = K: repeated "
-    "text is as "
-    "good as fresh. In tables a dash is a loss lower than the end of the one-pass run, or no crossing within the passes made."
+    "text is "
+    "as good as fresh. The one-pass curve begins at the least N: an E that comes to no more tokens than that stands for that or less. In "
+    "tables a dash is a loss lower than the end of the one-pass run, or no crossing within the passes made."
 )
 
 
@@ -93,12 +94,17 @@ def findings(found: dict) -> list[str]:
 
 
 def limits(found: dict) -> list[str]:
-    size = found["size"]
+    size, once = found["size"], [one["reuse"][0] for one in found["sizes"]]
     return [
         f"One model of {found['parameters'] / 1e6:.2f}M parameters and at most {max(one['fresh'] for one in found['sizes']):,} fresh "
         "tokens. Published studies repeat hundreds of millions; how E changes over that distance cannot be read off here.",
         f"One constant rate ({size['peak']:g}) for all; E is defined with the best rate for each K and N, so a rate that suits few epochs "
         "counts against many. No decay: after one, both sides would be lower, not by the same amount.",
+        "A run with few fresh tokens holds whole documents, the one-pass run reads rows from all over its stretch and so from more "
+        "documents: "
+        f"E(1, N), which should be 1, comes out at {', '.join(f'{one:.2f}' for one in once)} for the sizes above, and larger E may be "
+        "low by as "
+        "much.",
         f"{found['seeds']} seeds. Bands draw them again, which understates how seeds differ; the points show each.",
     ]
 
