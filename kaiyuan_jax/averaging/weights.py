@@ -69,9 +69,7 @@ def weights(averaging: config.Averaging) -> np.ndarray:
 def decay_weights(shape: str, count: int) -> np.ndarray:
     """float64[count], newest first: the coefficients that make an average of checkpoints imitate a decay of this shape."""
     if shape not in FACTORS:
-        raise config.ConfigError(
-            f"config.averaging.shape: found {shape!r}, wma needs a shape that falls to 0: one of {', '.join(FACTORS)}"
-        )
+        raise config.ConfigError(f"config.averaging.shape: found {shape!r}, wma needs a shape that falls to 0: one of {', '.join(FACTORS)}")
     factors = FACTORS[shape](np.linspace(0, 1, count + 1))
     return _normalised(-np.diff(factors))[::-1]
 
