@@ -12,10 +12,10 @@ A window is cut into 100 parts of equal token mass. A store knows ranks, so a pa
 z = Phi^-1(q): what a standardised score is where scores are normally distributed, and the same for every score that sorts alike.
 
 The plan keeps whole numbers in place of the m_b: their cumulative sums, moved by one seeded offset below 1 and rounded down, so that they
-add up to k and are right on average over seeds. A part gives every (n_b / m_b)-th sequence from a seeded start on: stratum k is
-the sequence (k n_b + v) // m_b, v uniform in [0, n_b), which takes each with the same probability and none twice. So over seeds a sequence is taken as
-often as Gumbel top-k takes it, to the width of a part; what chance would add to the counts by quality is left out; and no noise is drawn
-for every sequence of a store, nor remembered.
+add up to k and are right on average over seeds. A part gives every (n_b / m_b)-th sequence from a seeded start on: stratum k is the
+sequence (k n_b + v) // m_b, v uniform in [0, n_b), which takes each with the same probability and none twice. So over seeds a sequence is
+taken as often as Gumbel top-k takes it, to the width of a part; what chance would add to the counts by quality is left out; and no noise
+is drawn for every sequence of a store, nor remembered.
 """
 
 import itertools
