@@ -28,6 +28,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import optimize
 
 from kaiyuan_jax import config
 from kaiyuan_jax.data import reuse
@@ -72,15 +73,9 @@ def shrunk(losses_Q: np.ndarray, error: float) -> np.ndarray:
     return mean + (losses_Q - mean) * (max(0.0, 1 - error**2 / variance) if variance else 0.0)
 
 
-def falling(values: np.ndarray) -> np.ndarray:
-    """The nearest sequence (least squares) that never rises, by pooling neighbours."""
-    blocks: list[list[float]] = []  # mean, count
-    for value in values:
-        blocks.append([float(value), 1])
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            mean, count = blocks.pop()
-            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * count) / (blocks[-1][1] + count), blocks[-1][1] + count]
-    return np.concatenate([np.full(int(count), mean) for mean, count in blocks])
+def falling(values) -> np.ndarray:
+    """The nearest sequence (least squares) that never rises."""
+    return optimize.isotonic_regression(values, increasing=False).x
 
 
 def curve(source: str, domain: str, tokens: int, quantiles: Sequence[float], window: float, worth_Q: np.ndarray) -> Curve:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import optimize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Curve:
     @functools.cached_property
     def falling(self) -> np.ndarray:
         """float64[P]: the losses as the nearest falling curve, in the logarithm."""
-        return np.exp(-rising(-np.log(self.losses)))
+        return np.exp(optimize.isotonic_regression(np.log(self.losses), increasing=False).x)
 
     def samples_for(self, losses: np.ndarray) -> np.ndarray:
         """float64[...]: the least N' of which the curve reaches each loss; inf for losses below its end, its first N' for those above."""
@@ -56,16 +57,3 @@ def saturation(epochs: np.ndarray, reuse: np.ndarray, share: float = 0.75) -> fl
         return float(epochs[last])
     part = before / (before - excess[last])
     return float(np.exp(np.log(epochs[last - 1]) + part * np.log(epochs[last] / epochs[last - 1])))
-
-
-def rising(values: np.ndarray) -> np.ndarray:
-    """The rising sequence nearest to float64[P] in squares (pool adjacent violators)."""
-    means, sizes = [], []
-    for value in np.asarray(values, np.float64):
-        means.append(value)
-        sizes.append(1)
-        while len(means) > 1 and means[-2] > means[-1]:
-            (second, m), (first, n) = (means.pop(), sizes.pop()), (means.pop(), sizes.pop())
-            means.append((first * n + second * m) / (n + m))
-            sizes.append(n + m)
-    return np.repeat(means, sizes)
