@@ -69,11 +69,19 @@ def summary(measured: Losses, fresh: Sequence[int], *, share: float = 0.75, seed
                 "decay": _number(centre[number], samples_RK, lambda e, k=epochs: fit_decay(k, e)),
             }
         )
-    common = int(epochs_of(measured.tokens, fresh[-1])[-1])  # the largest N has the fewest epochs
-    places = [int(np.flatnonzero(epochs_of(measured.tokens, n) == common)[0]) for n in fresh]
+    trend = _trend(measured.tokens, fresh, centre, drawn)
+    return {"share": share, "law_saturation": _law_saturation(share), "sizes": sizes, "trend": trend}
+
+
+def _trend(tokens: np.ndarray, fresh: Sequence[int], centre: list, drawn: list) -> dict:
+    """How E grows with N after the most epochs that runs of every N were evaluated at; null where there is no such number."""
+    shared = set.intersection(*(set(epochs_of(tokens, n).tolist()) for n in fresh))
+    if not shared:
+        return {"epochs": None, "value": None, "band": [None, None]}
+    places = [epochs_of(tokens, n).tolist().index(max(shared)) for n in fresh]
     values, *samples = ([of_n[place] for of_n, place in zip(one, places, strict=True)] for one in (centre, *drawn))
-    trend = {"value": _plain(exponent_of(fresh, values)), "band": _band(np.array([exponent_of(fresh, one) for one in samples]))}
-    return {"share": share, "law_saturation": _law_saturation(share), "sizes": sizes, "trend": {"epochs": common, **trend}}
+    band = _band(np.array([exponent_of(fresh, one) for one in samples]))
+    return {"epochs": max(shared), "value": _plain(exponent_of(fresh, values)), "band": band}
 
 
 def fit_decay(epochs: np.ndarray, reuse: np.ndarray) -> float:

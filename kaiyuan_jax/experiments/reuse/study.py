@@ -116,11 +116,16 @@ def check(study: Study) -> None:
             f"{len(stores)} sources; lower --tokens, --fresh or --seeds, or give more sources"
         )
 
+    mixed = study.folder / "store"
+    if (study.folder / "population").exists() and (mixed / "manifest.json").is_file() and open_store(mixed).manifest.facts != _facts(study):
+        raise c.UserError(
+            f"--output={study.output}: holds runs on other --stores, --tokens or --seeds; give those it was begun with, or another folder"
+        )
+
 
 def mix(study: Study) -> Store:
     """The store of the study: documents of all sources, as many tokens of each, in an order that says nothing of quality or source."""
-    folder, stores, needed = study.folder / "store", _sources(study), _share(study)
-    facts = {"tokens": study.seeds * study.size.tokens, "sources": {name: store.fingerprint for name, store in stores.items()}}
+    folder, stores, needed, facts = study.folder / "store", _sources(study), _share(study), _facts(study)
     if (folder / "manifest.json").is_file() and (found := open_store(folder)).manifest.facts == facts:
         return found
     chosen = []
@@ -215,6 +220,11 @@ def _sources(study: Study) -> dict[str, Store]:
         found[Path(source).name] = store = open_store(f"{source}/train", fingerprint=fingerprint)
         fingerprint = store.fingerprint
     return found
+
+
+def _facts(study: Study) -> dict:
+    """What decides the mixed store, as its manifest keeps it."""
+    return {"tokens": study.seeds * study.size.tokens, "sources": {name: store.fingerprint for name, store in _sources(study).items()}}
 
 
 def _share(study: Study) -> int:

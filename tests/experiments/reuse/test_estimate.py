@@ -62,6 +62,18 @@ def test_the_largest_reuse_and_the_trend_over_sizes(exact):
     assert exact["trend"]["value"] == pytest.approx(np.polyfit(np.log(FRESH), np.log(at_four), 1)[0], rel=0.02)
 
 
+def test_the_trend_is_after_epochs_that_every_size_was_evaluated_at():
+    tokens, fresh = 100 * np.array([1, 2, 3, 4, 6, 8, 12, 14]), (100, 200)  # 14 epochs of 100 tokens, 7 of 200, which 100 were not at
+    samples = np.array([[tokens, *([n * worth(t / n) for t in tokens] for n in fresh)]], np.float64)
+    losses = 2 * samples**-0.3
+    found = estimate.summary(estimate.Losses(tokens, losses, np.repeat(losses[..., None], 3, axis=-1)), fresh)
+    assert found["trend"]["epochs"] == 6 and found["trend"]["value"] == pytest.approx(0, abs=0.02)
+    apart = 100 * np.array([2, 3])  # 100 tokens after 2 and 3 epochs, 200 after 1
+    losses = 2 * np.ones((1, 3, 2)) * np.array([2.0, 3.0]) ** -0.3
+    found = estimate.summary(estimate.Losses(apart, losses, losses[..., None]), fresh)
+    assert found["trend"] == {"epochs": None, "value": None, "band": [None, None]}
+
+
 def test_a_reuse_that_falls_again_is_fitted_up_to_its_largest():
     epochs = np.array([1, 2, 4, 8, 16])
     reuse = np.array([worth(k, 3.0) for k in epochs])
