@@ -129,7 +129,7 @@ def _reflexive_number_over(random, many):
 
 def _tense(random, past):
     act, where = _one(random, ACTS), _one(random, THINGS)
-    when = _one(random, ["Yesterday", "Last year", "Long ago"] if past else ["Every day", "Each year", "Usually"])
+    when = _one(random, ["Yesterday", "Last year", "Long ago"] if past else ["Nowadays", "These days", "At present"])
     return f"{when} the {_one(random, PEOPLE)}", *_answer(past, f" {act[1]} near the {where}.", f" {act[0]} near the {where}.")
 
 
