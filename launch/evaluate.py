@@ -63,6 +63,9 @@ def answer_tasks():
     folders = [output_of(item) for item in MODEL.value]  # and errors of --model, before the tasks are read
     suites = {name: open_suite(name) for name in TASKS.value if (storage.path(name) / "suite.json").is_file()}
     names = [name for name in TASKS.value if name not in suites]
+    for flag, places in (("--model", folders), ("--tasks", [label([storage.path(name).name]) for name in suites])):
+        if twice := [place for number, place in enumerate(places) if place in places[:number]]:
+            raise config.UserError(f"{flag}: the results of two of them would both be {twice[0]}; give them in two calls, to two --output")
     asked = harness_tasks(names) if names else None
     for item, folder in zip(MODEL.value, folders, strict=True):
         found = None  # one model in memory at a time

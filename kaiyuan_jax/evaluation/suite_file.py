@@ -20,14 +20,15 @@ def evaluate(path, suite: tasks.Suite, fingerprint: str, score: Callable[[tasks.
     fingerprint: of the model and all else that scores depend on.
     """
     result = {"suite": suite.folder, "model": fingerprint, "tasks": {}}
-    held = _held(path, fingerprint)
+    held = {name: entry for name, entry in _held(path, fingerprint).items() if _is_of(entry, suite.tasks.get(name))}
     for name, task in tqdm(suite.tasks.items(), desc="tasks", unit="task", disable=None):
-        entry = held.get(name)
-        if not isinstance(entry, dict) or entry.get("fingerprint") != task.fingerprint:
+        entry = held.pop(name, None)
+        if entry is None:
             summary = tasks.summary(score(task))
             entry = {"fingerprint": task.fingerprint} | json.loads(json.dumps(summary))  # levels become text, as in the file
         result["tasks"][name] = entry
-        storage.replace(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        whole = result | {"tasks": result["tasks"] | held}  # what is held of later tasks is kept, whenever this is killed
+        storage.replace(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     return result
 
 
@@ -50,6 +51,10 @@ def _cells(entry: dict | None) -> str:
         return " " * 38
     low, high = entry["interval"] or (float("nan"),) * 2
     return f"{entry['value']:>20.4f}{f'{low:.4f} {high:.4f}':>18}"
+
+
+def _is_of(entry, task: tasks.Task | None) -> bool:
+    return task is not None and isinstance(entry, dict) and entry.get("fingerprint") == task.fingerprint
 
 
 def _held(path, fingerprint: str) -> dict:

@@ -18,6 +18,7 @@ WORDS = {  # metric -> its axis
     "nats_per_token": "nats per token",
     "gold_bits_per_byte": "bits per byte of the right answer",
     "gold_log_probability": "log-probability of the right answer (nats)",
+    "choice_probability": "probability of the right answer among the choices",
     "accuracy": "accuracy",
     "accuracy_per_byte": "accuracy, by log-probability per byte",
     "margin": "margin of the right answer",

