@@ -12,6 +12,10 @@ one cell alone would say next to nothing of it.
 Everything is then asked of R draws of the table m: documents drawn again, the same for all cells, plus normal noise with the variances of
 e and h over S, which are drawn too (scaled inverse chi-square, so that the margins are Student's t). Intervals of differences, of ranks and
 of worth are percentiles of these draws.
+
+Measures of one cell are of one model: what its seed does to one task it mostly does to the next. So over several measures noise does not
+average out as documents do. That of their mean is estimated from the cells' means, and mean ranks take noise that all measures have in
+common, which can only make them less sure.
 """
 
 import dataclasses
@@ -44,6 +48,8 @@ class Measure:
 class Draws:
     """A measure as a table of means over seeds, and what it could have been."""
 
+    key: tuple[int, ...]  # of the random numbers of its noise
+    documents: np.ndarray  # float64[I, Q, R], documents drawn again and no other noise
     mean: np.ndarray  # float64[I, Q]
     samples: np.ndarray  # float64[I, Q, R]
     seeds: np.ndarray  # float64[I, Q, S], what the mean is of
@@ -58,13 +64,25 @@ class Draws:
 def draws(measure: Measure, *, seed: int = 0) -> Draws:
     """Raises ValueError below two seeds or two quantiles, where nothing can be said of noise."""
     values = measure.values
-    sources, quantiles, seeds = values.shape
+    _, quantiles, seeds = values.shape
     if seeds < 2 or quantiles < 2:
         raise ValueError(f"{measure.name}: found {seeds} seeds and {quantiles} quantiles, needs two of each to tell noise from effect")
-    random = np.random.default_rng([seed, *measure.name.encode()])
     documents = bootstrap.resampled_ratios(
         measure.numerators.mean(2), measure.denominators, resamples=DRAWS, seed=seed, key=measure.name
     )  # [I, Q, R]
+    return _noisy((seed, *measure.name.encode()), documents, values)
+
+
+def combined(parts: Sequence[Draws]) -> Draws:
+    """The plain mean of several measures, every one with the same weight."""
+    documents, seeds = (np.mean([getattr(part, field) for part in parts], axis=0) for field in ("documents", "seeds"))
+    return _noisy(parts[0].key, documents, seeds)
+
+
+def _noisy(key: tuple[int, ...], documents: np.ndarray, values: np.ndarray) -> Draws:
+    """Draws of documents float64[I, Q, R] with the noise that cells float64[I, Q, S] show."""
+    random = np.random.default_rng(key)
+    sources, quantiles, seeds = values.shape
     mean = values.mean(2)
     apart = values - mean[..., None]
     by_source = apart.mean(1)  # [I, S]: g + h
@@ -78,17 +96,7 @@ def draws(measure: Measure, *, seed: int = 0) -> Draws:
         between = max(0.0, between - variance.mean() / quantiles)  # what e leaves in a mean over quantiles is no effect of the source
         scale = np.sqrt(_drawn(random, np.full((sources, 1), between), freedom) / seeds)[:, None]
         samples = samples + scale * random.standard_normal((sources, 1, DRAWS))
-    return Draws(mean, samples, values, np.sqrt(variance))
-
-
-def combined(parts: Sequence[Draws]) -> Draws:
-    """The plain mean of several measures, every one with the same weight."""
-    fields = ((getattr(part, field) for part in parts) for field in ("mean", "samples", "seeds"))
-    mean, samples, seeds = (np.mean(list(field), axis=0) for field in fields)
-    apart = seeds - mean[..., None]
-    apart = apart - apart.mean(1)[:, None]
-    noise = np.sqrt((apart**2).sum((1, 2)) / ((seeds.shape[1] - 1) * (seeds.shape[2] - 1)))
-    return Draws(mean, samples, seeds, noise)
+    return Draws(key, documents, mean, samples, values, np.sqrt(variance))
 
 
 def _drawn(random, variance: np.ndarray, freedom: int) -> np.ndarray:
@@ -136,7 +144,7 @@ def _shape(mean_Q: np.ndarray, samples_QR: np.ndarray) -> Shape:
     pairs = list(itertools.combinations(range(len(mean_Q)), 2))
     first, second = np.array(pairs).T
     difference, drawn = mean_Q[first] - mean_Q[second], samples_QR[first] - samples_QR[second]  # above 0: lower quality does better
-    error = drawn.std(axis=1)
+    error = np.maximum(drawn.std(axis=1), np.finfo(np.float64).tiny)  # accuracies of two windows may be equal in every draw
     score = difference / error
     chance = ((drawn - drawn.mean(1, keepdims=True)) / error[:, None]).max(0)
     critical = np.quantile(chance, LEVEL)
@@ -208,5 +216,6 @@ def ranking(mean_I: np.ndarray, samples_IR: np.ndarray) -> list[Place]:
 def rank_means(tables: Sequence[Draws], quantile: int) -> list[Place]:
     """Sources by their mean rank over several measures at one quantile."""
     means = np.mean([table.mean[:, quantile].argsort().argsort() + 1 for table in tables], axis=0)
-    samples = np.mean([table.samples[:, quantile].argsort(0).argsort(0) + 1 for table in tables], axis=0)
+    alike = [_noisy(tables[0].key, table.documents, table.seeds).samples for table in tables]
+    samples = np.mean([drawn[:, quantile].argsort(0).argsort(0) + 1 for drawn in alike], axis=0)
     return ranking(means, samples)

@@ -72,7 +72,26 @@ def test_a_mean_of_measures_weighs_them_equally_whatever_their_documents():
     parts = [draws(measure(random, [[1.0, 2.0], [3.0, 4.0]])), draws(measure(random, [[5.0, 5.0], [5.0, 5.0]]))]
     both = statistics.combined(parts)
     np.testing.assert_allclose(both.mean, (parts[0].mean + parts[1].mean) / 2)
-    np.testing.assert_allclose(both.samples, (parts[0].samples + parts[1].samples) / 2)
+    np.testing.assert_allclose(both.documents, (parts[0].documents + parts[1].documents) / 2)
+    np.testing.assert_array_equal(statistics.combined(parts[:1]).samples, parts[0].samples)
+
+
+def test_noise_that_measures_have_in_common_does_not_average_out():
+    one = measure(np.random.default_rng(7), np.ones((2, 6)))
+    parts = [draws(Measure(name, one.numerators, one.denominators)) for name in ("one task", "another", "a third")]
+
+    def width(table):
+        low, high = shapes(table)[0].gain_interval
+        return high - low
+
+    assert width(statistics.combined(parts)) > 0.9 * width(parts[0])
+
+
+def test_windows_that_are_equal_in_every_draw_are_no_inversion():
+    weights, right = np.ones(DOCUMENTS), np.arange(DOCUMENTS) % 2.0
+    values = np.stack([right, right, np.zeros(DOCUMENTS)])[None, :, None].repeat(3, axis=2)  # seeds agree in every document
+    (shape,) = shapes(draws(Measure("accuracy", values, weights)))
+    assert {(one.better, one.worse) for one in shape.inversions if one.flagged} == {(0, 2), (1, 2)}
 
 
 def test_sources_are_ranked_with_the_doubt_there_is():
