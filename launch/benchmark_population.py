@@ -12,7 +12,7 @@ import os
 
 from absl import flags
 
-from kaiyuan_jax import config
+from kaiyuan_jax import config, files
 from kaiyuan_jax.config import UserError
 from kaiyuan_jax.experiments.accelerator import table
 from kaiyuan_jax.flags import run
@@ -35,6 +35,9 @@ OUTPUT = flags.DEFINE_string("output", "", "JSON file for the rows; empty: none.
 
 def main(argv):
     del argv
+    files.check_target("output", OUTPUT.value, ".json")
+    if not MODEL.value:
+        raise UserError(f"--model: found none, must be one or more of {', '.join(MODELS)}")
     if unknown := [name for name in MODEL.value if name not in MODELS]:
         raise UserError(f"--model: found {unknown[0]!r}, must be among {', '.join(MODELS)}")
     if DEVICES.value:
@@ -53,9 +56,7 @@ def main(argv):
         rows.append({"model": name} | speed.compare(experiment, MEMBERS.value, rounds=ROUNDS.value))
         print("\n".join(table.table(rows[-1:])), flush=True)
     if OUTPUT.value:
-        from kaiyuan_jax import storage
-
-        storage.replace(storage.path(OUTPUT.value), json.dumps(rows, indent=1) + "\n")
+        files.replace(OUTPUT.value, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

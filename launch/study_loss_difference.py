@@ -49,9 +49,15 @@ def main(argv):
     folder.mkdir(parents=True, exist_ok=True)
     pool, sample = loss_difference.divide(texts, TARGET.value, HELDOUT.value, POOL.value)
     for name, table in (("pool", pool), ("sample", sample)):
-        if not (folder / f"{name}.parquet").exists():  # left as it is, so that what was made of it stays up to date
+        path = folder / f"{name}.parquet"
+        if not path.exists():  # left as it is, so that what was made of it stays up to date
             pq.write_table(table, folder / f"{name}.partial")
-            (folder / f"{name}.partial").replace(folder / f"{name}.parquet")
+            (folder / f"{name}.partial").replace(path)
+        elif not pq.read_table(path).equals(table):
+            raise config.UserError(
+                f"--output={folder}: {path.name} was made with another --target, --pool, --heldout or --texts; give those of before, or "
+                "another folder"
+            )
     tokenizer = pathlib.Path(base.data.sources[0].path, "tokenizer.json")
     prepare(folder, "pool", tokenizer, "plain", "--unscored")
     prepare(folder, "sample", tokenizer, "sample", "--unscored")

@@ -25,6 +25,10 @@ def main(argv):
         temperatures = [float(value) for value in TEMPERATURES.value]
     except ValueError:
         raise config.UserError(f"--temperatures={','.join(TEMPERATURES.value)}: must be numbers such as 0.1,0.01") from None
+    if not temperatures or not min(temperatures) > 0:
+        raise config.UserError(f"--temperatures={','.join(TEMPERATURES.value)}: must be one or more numbers above 0")
+    if not POPULATIONS.value:
+        raise config.UserError("--populations: found none, must name folders of populations")
     from kaiyuan_jax.experiments import metric_weights
     from kaiyuan_jax.experiments.population import trained
     from kaiyuan_jax.report import selection

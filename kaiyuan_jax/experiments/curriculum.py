@@ -7,7 +7,7 @@
 
 All at equal tokens. The constant run and the WSDs of an order are one run up to the decay: a population trains the constant and the cosine
 members (`trunk`), a second one goes on from the constant members' checkpoint with every end rate (`decays`). With a decay of a fifth that
-makes 18 runs' worth of training out of 36. Members of a seed begin with the same weights, so differences between them are paired.
+makes 17 runs' worth of training out of 36. Members of a seed begin with the same weights, so differences between them are paired.
 """
 
 import dataclasses
@@ -117,6 +117,9 @@ def check(size: Size) -> None:
 def sized(size: Size, steps: int) -> Size:
     """A size with other steps, in which everything that counts steps keeps its share; 0 steps: as it is. Raises UserError."""
     if steps:
+        saves = size.steps // size.every
+        if steps % saves:
+            raise c.UserError(f"--steps: found {steps}, must be a multiple of {saves}, so that as many checkpoints lie evenly in a run")
         scaled = {name: max(1, round(getattr(size, name) * steps / size.steps)) for name in ("warmup", "every")}
         size = dataclasses.replace(size, steps=steps, **scaled)
     check(size)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kaiyuan_jax import storage
 from kaiyuan_jax.evaluation import bootstrap
 from kaiyuan_jax.experiments import analysis, curriculum_findings, curriculum_runs, quadratic
 from kaiyuan_jax.experiments.curriculum import AVERAGES, ENDS, NEAR_ZERO, Recipe, Study, recipes
@@ -65,7 +66,7 @@ def collect(study: Study) -> dict:
         "corpora": corpora,
         "quadratic": _quadratic(study),
     }
-    (study.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    storage.replace(study.folder / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 

@@ -48,10 +48,12 @@ def half(sums: Mapping[str, DocumentSums], odd: int) -> float:
 
 
 def study(trained: population.Population, *, last: int, temperatures: Sequence[float], rows: int, stores: Mapping[str, str]) -> dict:
-    """Losses of every scheme on the judging half. Raises UserError where the population keeps fewer than `last` checkpoints."""
+    """Losses of every scheme on the judging half. Raises UserError for fewer than `last` checkpoints, and for members that diverged."""
     if len(trained.steps) < last:
         kept = ", ".join(map(str, trained.steps))
         raise config.UserError(f"--last: found {last}, {trained.folder} keeps the checkpoints {kept}; lower it, or keep more")
+    if trained.diverged:
+        raise config.UserError(f"{trained.folder}: diverged: {', '.join(trained.diverged)}; name a population in which none has")
     steps = trained.steps[::-1][:last]
     checkpoints = [trained.parameters({step: 1.0}) for step in steps]
 

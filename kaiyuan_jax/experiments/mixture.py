@@ -22,6 +22,7 @@ import numpy as np
 
 from kaiyuan_jax import config
 
+FEWEST = 4  # proxies of a regression
 LEAST = 0.002  # share of a source in any mixture that is trained on, so that every source is read
 OFFSET = 0.01  # d, inside the logarithm
 PENALTIES = np.logspace(-4, 3, 29)
@@ -74,11 +75,11 @@ class Fit:
 def fit(mixtures_NS, losses_NI, features: str = "logarithmic", penalties: Sequence[float] = PENALTIES) -> Fit:
     """The ridge regression whose penalty, of those given, has the least leave-one-out error, summed over targets.
 
-    Raises UserError for fewer than four proxies.
+    Raises UserError for fewer than FEWEST proxies.
     """
     mixtures_NS, losses_NI = np.asarray(mixtures_NS, np.float64), np.asarray(losses_NI, np.float64)
-    if len(mixtures_NS) < 4:
-        raise config.UserError(f"mixture: found {len(mixtures_NS)} proxies, a regression needs at least 4")
+    if len(mixtures_NS) < FEWEST:
+        raise config.UserError(f"mixture: found {len(mixtures_NS)} proxies, a regression needs at least {FEWEST}")
     raw_NF = FEATURES[features](mixtures_NS)
     center_F, scale_F = raw_NF.mean(axis=0), np.maximum(raw_NF.std(axis=0), 1e-12)
     standard_NF, intercept_I = (raw_NF - center_F) / scale_F, losses_NI.mean(axis=0)

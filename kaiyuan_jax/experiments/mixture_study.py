@@ -67,13 +67,17 @@ class Study:
 
 
 def check(study: Study) -> None:
-    """Raises ConfigError where the config has fewer than two sources, one of them without a held-out store, or no budget."""
+    """Raises ConfigError for fewer than two sources, one without a held-out store, or no budget; UserError for too few proxies to fit."""
     if len(study.sources) < 2:
         raise config.ConfigError(f"config.data.sources: found {len(study.sources)}, a mixture needs at least two")
     if missing := [name for name in study.sources if name not in study.stores]:
         raise config.ConfigError(f"config.data.sources {missing[0]!r}.heldout: empty; every source of the mixture needs a held-out store")
     if not study.tokens:
         raise config.ConfigError("config.data.phases[0].tokens: found 0, must be the budget of a proxy")
+    if study.fitted < mixture.FEWEST:
+        raise config.UserError(
+            f"--unseen: found {study.unseen} of {study.fitted + study.unseen} proxies, must leave at least {mixture.FEWEST} to be fitted"
+        )
 
 
 def regress(study: Study, found: proxies.Losses) -> dict:

@@ -6,7 +6,7 @@ Every sentence is made from the numbers, and says no more than they do.
 import json
 from pathlib import Path
 
-from kaiyuan_jax import page
+from kaiyuan_jax import page, storage
 from kaiyuan_jax.report import curriculum_figures as figures
 from kaiyuan_jax.report.schedule_study import interval, text
 
@@ -26,15 +26,15 @@ def build(folder: str | Path) -> str:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     drawn = draw(results)
     for picture in drawn:
-        (folder / f"{picture.name}.png").write_bytes(picture.png)
+        storage.replace(folder / f"{picture.name}.png", picture.png)
     parts = [f"<h1>{page.text(TITLE)}</h1>", page.paragraph(setting(results), "lead"), page.figure(drawn[0]), page.figure(drawn[1])]
     for name, corpus in results["corpora"].items():
         parts.append(page.section(f"{name}: which findings reproduce", page.bullets(findings(corpus))))
         parts += [page.section(f"{name}: {title}", page.preformatted(words)) for title, words in tables(corpus).items()]
     parts += [page.section("The quadratic model", page.bullets(quadratic(results)), page.figure(drawn[2]))]
     parts += [page.section("What this does not show", page.bullets(limits(results)))]
-    (folder / "report.html").write_text(page.page(TITLE, parts), encoding="utf-8")
-    (folder / "curriculum.md").write_text(markdown(results, drawn), encoding="utf-8")
+    storage.replace(folder / "report.html", page.page(TITLE, parts))
+    storage.replace(folder / "curriculum.md", markdown(results, drawn))
     said = []
     for name, corpus in results["corpora"].items():
         said += [f"\n{name}", *(f"* {line}" for line in findings(corpus)), *(words for words in list(tables(corpus).values())[:2])]

@@ -77,6 +77,8 @@ def test_what_no_mixture_can_be_made_of_is_refused(tmp_path):
     for made, message in ((alone, "found 1, a mixture needs at least two"), (base(tokens=0), r"phases\[0\].tokens: found 0")):
         with pytest.raises(config.ConfigError, match=message):
             mixture_study.check(mixture_study.Study(made, **settings))
+    with pytest.raises(config.UserError, match="--unseen: found 6 of 8 proxies, must leave at least 4"):
+        mixture_study.check(mixture_study.Study(base(), **settings | dict(fitted=2)))
 
 
 def test_settings_run_from_reading_all_alike_to_the_best_alone():

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
     [
         (["--stores=nowhere/prose"], "--stores: nowhere/prose/train does not exist; prepare it with launch/prepare_quickstart.py"),
         (["--corpora=control,books"], "--corpora: found books, must be control, stores, or both"),
-        (["--steps=301"], "--steps: found 301, must be a multiple of 10"),
+        (["--steps=301"], "--steps: found 301, must be a multiple of 30"),
         (["--seeds=1"], "seeds"),
     ],
 )
