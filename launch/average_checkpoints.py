@@ -42,7 +42,8 @@ def main(argv):
         steps, item = window(kept, experiment.checkpoint.every, experiment.averaging), "parameters"
         losses = metric(folder, steps)
         vector = weights.metric_weights(losses, TEMPERATURE.value).tolist()
-        name = NAME.value or f"metric_{TEMPERATURE.value:g}_{which(STEPS.value, len(steps))}"
+        of = "" if METRIC.value == METRIC.default else f"{METRIC.value.replace('/', '-')}_"  # two metrics are two averages
+        name = NAME.value or f"metric_{of}{TEMPERATURE.value:g}_{which(STEPS.value, len(steps))}"
     else:
         steps, item = window(kept, experiment.checkpoint.every, experiment.averaging), "parameters"
         averaging = settings(experiment.averaging, len(steps))

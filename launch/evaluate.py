@@ -31,11 +31,16 @@ OUTPUT = flags.DEFINE_string("output", "", "Folder of the results of --tasks; em
 CACHE = flags.DEFINE_string("cache", "", "Local folder of the answers of --tasks; empty: answers/ in the folder of the results.")
 
 
+OF_TASKS = (INCLUDE_PATH, FEWSHOT, LIMIT, GEN_KWARGS, SEED, BATCH_TOKENS, COMPUTE, OUTPUT, CACHE)
+
+
 def main(argv):
     if TASKS.value:
         answer_tasks()
-    else:
-        evaluate_heldout()
+        return
+    if given := [flag.name for flag in OF_TASKS if flag.present]:
+        raise config.UserError(f"--{given[0]}: changes nothing without --tasks; name some, or leave it out")
+    evaluate_heldout()
 
 
 def evaluate_heldout():
