@@ -48,7 +48,7 @@ def main(argv):
     study, measured, folder = described()
     found = cells.cells(study)
     wish = results.Wish(tuple(TARGETS.value), RECIPE_TOKENS.value, PHASES.value, LIMIT.value)
-    results.check(wish, measured)
+    results.check(wish, measured, study)
     if waiting := work.groups(found, measured, folder, MEMBERS.value):
         said = f"{len(found)} cells: {len(study.texts)} sources, {len(study.quantiles)} windows, {study.seeds} seeds"
         print(f"{said}; {study.steps} steps of {study.row:,} tokens each")
@@ -93,7 +93,10 @@ def described():
         texts.append(cells.Text(source, str(folder), store.tokens, store.scored, domain or source, store.manifest.tokens_sha256))
         if (folder.parent / "heldout" / "manifest.json").is_file() and folder.name == "train":
             heldout[f"heldout_{source}"] = folder.parent / "heldout"
-    heldout |= {f"heldout_{title(Path(name))}": Path(name) for name in HELDOUT.value}
+    for further in map(Path, HELDOUT.value):
+        before = heldout.setdefault(f"heldout_{title(further)}", further)
+        if before != further:
+            raise UserError(f"--heldout: {further} and {before} would both be heldout_{title(further)}; rename a folder")
     opened = {name: open_store(folder, vocabulary=base.model.vocabulary, fingerprint=fingerprint) for name, folder in heldout.items()}
     for name, store in opened.items():
         if not store.sequences(base.data.sequence_length):

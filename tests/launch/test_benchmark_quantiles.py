@@ -163,7 +163,9 @@ def test_cells_trained_with_something_else_are_refused(done, described):
     with pytest.raises(UserError, match="was trained with schedule.peak 0.005, now 0.001"):
         work.groups(cells.cells(dataclasses.replace(study, base=base)), asked, folder, 16)
     with pytest.raises(UserError, match="--targets: found 'poems', must be one of heldout_honest, next_word"):
-        results.check(results.Wish(targets=("poems",)), asked)
+        results.check(results.Wish(targets=("poems",)), asked, study)
+    with pytest.raises(UserError, match="--recipe_tokens: found 1,000,000,000, must be at most"):
+        results.check(results.Wish(tokens=10**9), asked, study)
 
 
 def test_a_mistake_is_one_line_before_any_work(command, tmp_path):

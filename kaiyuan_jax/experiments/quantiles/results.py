@@ -37,7 +37,7 @@ def collect(study: Study, found: Sequence[Cell], measured: Tasks, folder: Path, 
     """Writes results.json and recipe.json; returns what the first holds. Raises UserError for cells that diverged."""
     if bad := work.diverged(folder, found):
         raise UserError(f"{len(bad)} cells diverged: {', '.join(bad[:5])}; lower config.schedule.peak and give another --output")
-    check(wish, measured)
+    check(wish, measured, study)
     targets = wish.targets or tuple(measured.names)
     whole, half = (measures(study, found, measured, folder, part) for part in ("whole", "half"))
     tables = {key: statistics.draws(measure) for key, measure in whole.items()}
@@ -66,11 +66,17 @@ def collect(study: Study, found: Sequence[Cell], measured: Tasks, folder: Path, 
     return results
 
 
-def check(wish: Wish, measured: Tasks) -> None:
-    """Raises UserError for targets that are no tasks, before any work."""
+def check(wish: Wish, measured: Tasks, study: Study) -> None:
+    """Raises UserError for targets that are no tasks and for more tokens than the text that is measured gives, before any work."""
     for name in wish.targets:
         if name not in measured.names:
             raise UserError(f"--targets: found {name!r}, must be one of {', '.join(measured.names)}")
+    unique = min(1.0, study.quantiles[-1] + study.window) * sum(text.tokens for text in study.texts)
+    if wish.tokens > wish.limit * unique:
+        raise UserError(
+            f"--recipe_tokens: found {wish.tokens:,}, must be at most {int(wish.limit * unique):,}, --limit={wish.limit:g} passes of the "
+            f"{int(unique):,} tokens that the windows span"
+        )
 
 
 def measures(study: Study, found: Sequence[Cell], measured: Tasks, folder: Path, part: str) -> dict[tuple[str, str], statistics.Measure]:
