@@ -177,6 +177,11 @@ def _data_warnings(experiment, plan):
     unsorted = {plan.sources[use.source] for use, wish in zip(uses, asked, strict=True) if use.order != wish}
     if unsorted:
         yield f"order: no quality score in {', '.join(sorted(unsorted))}, so the order asked for is replaced by uniform there"
+    if whole := {plan.sources[use.source] for use in uses if use.taken and use.entries == use.width}:
+        yield (
+            f"sampling: all of the window of {', '.join(sorted(whole))} is read, so its temperature changes nothing; lower passes, or give "
+            "the phase fewer tokens"
+        )
 
 
 def _domain_warnings(experiment, plan):

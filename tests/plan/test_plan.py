@@ -206,6 +206,16 @@ def test_an_order_by_quality_of_sources_without_scores_is_warned_about():
     assert lines == ["order: no quality score in code, prose, so the order asked for is replaced by uniform there"]
 
 
+def test_a_temperature_over_text_that_is_all_read_is_warned_about():
+    def lines(passes):
+        tree = experiment([phase()], schedule=c.Schedule(end=9e-4))
+        tree.data.phases[0].uses[0].temperature, tree.data.phases[0].uses[0].passes = 0.5, passes
+        return [line for line in warned(tree) if line.startswith("sampling: ")]
+
+    (line,) = lines(1.0)
+    assert line.startswith("sampling: all of the window of prose is read, so its temperature changes nothing") and lines(0.5) == []
+
+
 # --- domains ---
 
 
