@@ -1,12 +1,14 @@
 """Trains a population of proxies and keeps what each loses on every held-out document, for studies that compare the members.
 
     FOLDER/checkpoints/, members/, ...     the population
-    FOLDER/heldout_ROWS.npz                <member>/<source>/<field of DocumentSums>
+    FOLDER/heldout_ROWS_TEXT.npz           <member>/<source>/<field of DocumentSums>; TEXT names what the held-out stores hold
 
 Both are made once: the same call goes on where it was stopped, and reads the file when it is there.
 """
 
 import dataclasses
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kaiyuan_jax import config
+from kaiyuan_jax.data.store import open_store
 from kaiyuan_jax.evaluation import bootstrap
 from kaiyuan_jax.evaluation.heldout import DocumentSums
 from kaiyuan_jax.experiments import analysis, population
@@ -26,7 +29,8 @@ def losses(members: Sequence[config.Experiment], folder: str | Path, *, rows: in
 
     Raises UserError where a member has diverged.
     """
-    path = Path(folder) / f"heldout_{rows}.npz"
+    text = json.dumps({source: open_store(place).manifest.tokens_sha256 for source, place in sorted(stores.items())})
+    path = Path(folder) / f"heldout_{rows}_{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}.npz"
     trained = population.train(members, folder)
     if trained.diverged:
         raise config.UserError(f"{folder}: diverged: {', '.join(trained.diverged)}; lower config.schedule.peak, in a new folder")

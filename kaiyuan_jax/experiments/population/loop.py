@@ -21,7 +21,7 @@ from kaiyuan_jax.experiments.population.members import Members
 from kaiyuan_jax.experiments.population.record import Record
 from kaiyuan_jax.experiments.population.trained import MEMBERS, Population, read_members
 from kaiyuan_jax.sharding import processes
-from kaiyuan_jax.training import preemption, resume, state
+from kaiyuan_jax.training import checkpoint, preemption, resume, state
 from kaiyuan_jax.training.checkpoints import Checkpoints
 from kaiyuan_jax.training.job import say
 from kaiyuan_jax.training.watchdog import Watchdog
@@ -46,12 +46,15 @@ def train(
     stores = heldout.open_stores(group.experiments, group.stores[0][0].fingerprint)
     storage.make_folder(folder)
     with resume.locked(folder):
+        population = Population(folder, group.experiments)
+        finished = (population.steps or [0])[-1] >= group.steps
+        if finished:  # one that is not is checked where it goes on
+            _check_orders(folder, group, checkpoint.progress(folder / "checkpoints" / str(population.steps[-1]))["order"], group.orders())
         entries = [dataclasses.asdict(experiment) for experiment in group.experiments]
         storage.replace(folder / MEMBERS, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
         tokenizer = Path(group.stores[0][0].folder, "tokenizer.json").read_text(encoding="utf-8")
         storage.replace(folder / "tokenizer.json", tokenizer)
-        population = Population(folder, group.experiments)
-        if (population.steps or [0])[-1] < group.steps:
+        if not finished:
             members.verify(group)
             _train(group, folder, program.layout(len(group), devices, at_once), stores, first_save)
         if folders:
@@ -114,10 +117,15 @@ def _begun(group: Members, folder: Path, laid: program.Layout, checkpoints: Chec
     if found is None:
         return program.create(group.first, [experiment.seed for experiment in group.experiments], laid), {}
     restored, progress = found
-    for name, before, after in zip(group.names, progress["order"], orders, strict=True):
-        resume.check_order(folder / name, before, after, "restore it, or give a new folder")
+    _check_orders(folder, group, progress["order"], orders)
     say(f"{folder}: resuming from step {progress['step']} of {group.steps}")
     return laid.pad(restored), progress
+
+
+def _check_orders(folder: Path, group: Members, before: list[dict], after: list[dict]) -> None:
+    """Raises ConfigError when a checkpoint was trained on other data: paths of stores may change, what they hold may not."""
+    for name, was, now in zip(group.names, before, after, strict=True):
+        resume.check_order(folder / name, was, now, "restore it, or give a new folder")
 
 
 def _check_folder(folder: Path, group: Members) -> None:

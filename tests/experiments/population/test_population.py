@@ -1,5 +1,6 @@
 """Every member is its solo run; what one does, and where and how often the population is stopped, changes no bit of another."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -91,7 +92,12 @@ def test_a_finished_population_is_found_again_and_another_is_refused(trained, tr
         population.train([member("a", seed=9), *trio[1:]], trained.folder)
     with pytest.raises(ConfigError, match="holds another population.*\nmembers: was a, b, c; now a, b"):
         population.train(trio[:2], trained.folder)
-    assert trained.steps == [4, 8, STEPS]
+    sources = trio[0].data.sources
+    swapped = [dataclasses.replace(one, path=other.path) for one, other in zip(sources, reversed(sources), strict=True)]
+    elsewhere = dataclasses.replace(trio[0], data=dataclasses.replace(trio[0].data, sources=swapped))
+    with pytest.raises(ConfigError, match="/a: this is not the data that the run began with"):
+        population.train([elsewhere, *trio[1:]], trained.folder)
+    assert trained.steps == [4, 8, STEPS] and open_population(trained.folder).members == trained.members
 
 
 def test_members_computed_together_as_on_an_accelerator_are_the_same_to_rounding(trained, trio, tmp_path):
