@@ -95,6 +95,9 @@ def problems(study: Study) -> list[str]:
         found.append(f"--quantiles: found {odd:g} with --window={study.window:g}, must be at least 0 and end at or below 1 - window")
     elif list(study.quantiles) != sorted(set(study.quantiles)):
         found.append(f"--quantiles: found {','.join(f'{t:g}' for t in study.quantiles)}, must ascend without repetition")
+    if len(study.quantiles) < 2:
+        said = ",".join(f"{t:g}" for t in study.quantiles) or "none"
+        found.append(f"--quantiles: found {said}, must be two or more, since what is noise is seen by comparing windows")
     names = [text.name for text in study.texts]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         found.append(f"--stores: {repeated[0]!r} is the name of several stores; rename a folder")

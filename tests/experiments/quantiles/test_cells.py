@@ -65,6 +65,7 @@ def test_a_budget_below_the_window_reads_part_of_it_once_and_says_nothing_of_rep
     [
         ({"quantiles": (0.0, 0.95)}, "--quantiles: found 0.95"),
         ({"quantiles": (0.3, 0.0)}, "must ascend"),
+        ({"quantiles": (0.3,)}, "--quantiles: found 0.3, must be two or more"),
         ({"window": 0.0}, "--window: found 0"),
         ({"tokens": 300}, "--tokens: found 300, must be at least 4 steps"),
         ({"window": 1e-4}, "holds no sequence of 64 tokens"),
