@@ -127,7 +127,7 @@ def limits(results: dict) -> list[str]:
     size = results["size"]
     tokens = size["steps"] * size["batch_size"] * size["sequence_length"]
     return [
-        f"A run sees {tokens:,} tokens, the paper's 30B: the shorter a run, the more progress a low rate costs beside the noise it removes.",
+        f"A run sees {tokens:,} tokens, the paper's 30B: the shorter a run, the more progress a low rate costs for the noise it removes.",
         f"{results['seeds']} seeds: an interval over seeds is wide, and `not seen` is no `no`.",
         "The paper compares accuracies on eight tasks, points up; ours are held-out nats per token, down. Their sizes do not compare.",
         f"There are {sum(len(one['tests']) for corpus in results['corpora'].values() for one in corpus['findings'])} tests at 95%, not "
