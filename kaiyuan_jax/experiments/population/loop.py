@@ -103,7 +103,7 @@ def _train(group: Members, folder: Path, laid: program.Layout, stores: dict, fir
                 watch.beat("save", done)
                 failed = checkpoints.failed
                 save = checkpoints.save_now if ending or failed else checkpoints.save
-                save(done, laid.unpad(now), record.progress(done) | {"order": orders})
+                save(done, laid.unpad(now), record.progress(done) | {"order": orders, "rates": group.checksums()})
             if ending:
                 break
     if done < last:
@@ -118,6 +118,7 @@ def _begun(group: Members, folder: Path, laid: program.Layout, checkpoints: Chec
         return program.create(group.first, [experiment.seed for experiment in group.experiments], laid), {}
     restored, progress = found
     _check_orders(folder, group, progress["order"], orders)
+    _check_rates(folder, group, progress.get("rates"))
     say(f"{folder}: resuming from step {progress['step']} of {group.steps}")
     return laid.pad(restored), progress
 
@@ -126,6 +127,14 @@ def _check_orders(folder: Path, group: Members, before: list[dict], after: list[
     """Raises ConfigError when a checkpoint was trained on other data: paths of stores may change, what they hold may not."""
     for name, was, now in zip(group.names, before, after, strict=True):
         resume.check_order(folder / name, was, now, "restore it, or give a new folder")
+
+
+def _check_rates(folder: Path, group: Members, before: list[str] | None) -> None:
+    """Raises ConfigError when a file of rates has changed since the checkpoint; None: a trunk made it, with rates of its own."""
+    for experiment, was, now in zip(group.experiments, before or (), group.checksums(), strict=before is not None):
+        if was != now:
+            path = experiment.schedule.path
+            raise ConfigError(f"{folder}: member {experiment.name} was begun with other rates than {path} gives now; restore the file")
 
 
 def _check_folder(folder: Path, group: Members) -> None:

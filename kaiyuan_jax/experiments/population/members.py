@@ -6,9 +6,12 @@ initial weights (seed), the rate of every step (schedule), the weight decay.
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from kaiyuan_jax import config, config_check
 from kaiyuan_jax.config import ConfigError, Experiment
@@ -51,6 +54,10 @@ class Members:
         """One schedule a member: step -> float32 rate."""
         sizes = dict(batch_size=self.plans[0].batch_size, sequence_length=self.plans[0].sequence_length)
         return [schedules.build(experiment.schedule, self.steps, **sizes) for experiment in self.experiments]
+
+    def checksums(self) -> list[str]:
+        """SHA-256 of each member's rates, which a schedule's file decides and the config does not."""
+        return [hashlib.sha256(np.asarray(rate(np.arange(self.steps)), np.float32).tobytes()).hexdigest() for rate in self.rates()]
 
     def orders(self) -> list[dict]:
         """What the order of each member's data depends on (resume.order_of)."""

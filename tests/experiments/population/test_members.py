@@ -7,7 +7,8 @@ import pytest
 from kaiyuan_jax import config
 from kaiyuan_jax.config import ConfigError
 from kaiyuan_jax.experiments import population
-from kaiyuan_jax.experiments.population import members
+from kaiyuan_jax.experiments.population import loop, members
+from kaiyuan_jax.schedules import file
 
 
 def with_fields(experiment, **fields):
@@ -90,3 +91,15 @@ def test_the_cost_counts_every_members_tokens(trio):
     assert cost.tokens == 3 * 12 * 4 * 16 and cost.seconds is None
     assert cost.flops == pytest.approx(population.predict_cost(trio[:1]).flops * 3)
     assert "3 members, 2,304 tokens" in str(cost)
+
+
+def test_a_file_of_rates_that_changed_since_the_checkpoint_is_refused_by_member(member, tmp_path):
+    def group(end):
+        file.write(tmp_path / "schedule.json", [0, 2, 11], [0.0, 1e-3, end])
+        schedule = config.Schedule(kind="file", path=str(tmp_path / "schedule.json"), peak=1e-3, warmup=2)
+        return members.resolve([member("a"), member("b", schedule=schedule)])
+
+    before = group(1e-5).checksums()
+    loop._check_rates(tmp_path, group(1e-5), before)
+    with pytest.raises(ConfigError, match="member b was begun with other rates than .*schedule.json"):
+        loop._check_rates(tmp_path, group(2e-5), before)
