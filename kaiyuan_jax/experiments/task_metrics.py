@@ -103,10 +103,13 @@ def _measured(key, found, recipes, kept, tokens, errors) -> dict:
 
 
 def by_metric(measured: Iterable[dict], level: int = 0) -> list[dict]:
-    """One row a metric over all tasks of a kind (held-out text, tasks): medians, and in how many tasks it separates."""
+    """One row a metric over all tasks of a kind (held-out text, tasks): medians, and in how many tasks it separates.
+
+    The mean over sources (heldout/mean) is no source of its own and is left out.
+    """
     groups = collections.defaultdict(list)
     for row in measured:
-        if row["level"] == level:
+        if row["level"] == level and not row["task"].endswith("/mean"):
             groups[row["task"].partition("/")[0] if row["task"].startswith(("heldout/", "choice/")) else "tasks", row["metric"]].append(row)
     rows = []
     for (kind, metric), some in groups.items():

@@ -68,3 +68,9 @@ def test_metrics_are_ordered_by_their_signal_and_drawn_as_a_table():
     assert [row["metric"] for row in found] == ["margin", "accuracy"] and found[0]["separating"] == 1
     page = report.text({"by_metric": found, "measured": measured})
     assert "| tasks | margin | 1 |" in page and "z 10k -> 20k" in page and "| t | all | margin |" in page
+
+
+def test_the_mean_over_sources_is_not_counted_as_a_source():
+    sources = [row | {"task": f"heldout/{name}"} for name in ("prose", "code", "mean") for row in rows(1.0, 0.1, "bits_per_byte")]
+    (found,) = task_metrics.by_metric(task_metrics.measure(sources, "a"))
+    assert found["kind"] == "heldout" and found["tasks"] == 2 and found["separating"] == 2

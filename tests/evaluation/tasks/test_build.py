@@ -111,9 +111,39 @@ def test_the_hardest_wrong_passages_are_of_the_same_document():
     for item in found[3]:
         text = documents["a"][item.id.partition("/")[0]]
         assert text.startswith(item.context + item.choices[item.gold]) and all(choice in text for choice in item.choices)
+        assert {len(choice.encode()) for choice in item.choices} == {passages.PASSAGE}
     own = [choice for item in found[2] for choice in item.choices]
     assert all(choice.startswith(" a") for choice in own)
     assert any(choice.startswith(" b") for item in found[1] for choice in item.choices)
+
+
+@pytest.mark.parametrize("source", ["spaced", "dense"])
+def test_neither_the_shortest_nor_the_longest_passage_is_right_more_often_than_by_chance(source):
+    random = np.random.default_rng(0)
+
+    def document(alphabet, mark, most):
+        words = ["".join(random.choice(alphabet, random.integers(2, most))) for _ in range(random.integers(60, 200))]
+        return mark.join(words)
+
+    latin, han = list("abcdefghijklmnop"), list("学而时习之不亦说乎有朋自远方来ab1")
+    documents = {  # words of a document are short or long; dense ones reach further, and some of their characters have one byte
+        "spaced": {f"s{n}": document(latin, " ", 4 + 9 * (n % 3)) for n in range(120)},
+        "dense": {f"d{n}": document(han, "，", 16 + 4 * (n % 3)) for n in range(120)},
+    }
+    sizes = {len(passage.encode()) for texts in documents.values() for text in texts.values() for passage in passages.cut(text)[1]}
+    assert max(sizes) - min(sizes) > 20
+    for level, items in by_level(passages.next_passage(documents, source, random)).items():
+        right = []
+        for item in items:
+            size = np.array([len(choice.encode()) for choice in item.choices])
+            right.append([(size[item.gold] == end) / np.sum(size == end) for end in (size.min(), size.max())])
+        assert len(right) > 60, level
+        noise = np.sqrt(0.25 * 0.75 / len(right))
+        assert np.all(np.abs(np.mean(right, axis=0) - 0.25) < 3 * noise), level
+
+
+def test_a_passage_is_cut_to_whole_characters():
+    assert passages.beginning("学而时", 6) == "学而" == passages.beginning("学而时", 8) and passages.beginning("abc", 9) == "abc"
 
 
 def archive(path, files):

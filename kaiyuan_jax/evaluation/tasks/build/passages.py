@@ -1,7 +1,10 @@
 """The next passage of a held-out document, of any store.
 
-A document is cut at blanks or before marks of Chinese punctuation: about `CONTEXT` bytes of context, then passages of about `PASSAGE`; in
-bytes, so that English, code and Chinese ask for about as many tokens. Wrong choices:
+A document is cut at blanks or before marks of Chinese punctuation: about `CONTEXT` bytes of context, then passages of `PASSAGE` or a few
+more; in bytes, so that English, code and Chinese ask for about as many tokens. Of the right passage the first `PASSAGE` bytes are kept (one
+or two fewer where a character lies across the end), and of wrong ones exactly as many, in the middle of a word if need be; one that has no
+whole number of characters there is not taken. Choices of unlike lengths would tell the right one, most of all between scripts whose blanks
+and marks lie unlike far apart. Wrong choices:
 
     level 1   passages at the same place of documents of any of the stores
     level 2   of other documents of the same store: of `POOL` of them, the ones that share most words with the context and the right passage
@@ -52,17 +55,25 @@ def cut(text: str) -> tuple[str, list[str]]:
     return context, passages
 
 
+def beginning(text: str, size: int) -> str:
+    """As many whole characters as `size` bytes of UTF-8 hold."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
 def next_passage(documents: Mapping[str, Mapping[str, str]], source: str, random: np.random.Generator) -> Iterator[Item]:
     """Candidates about one source, level by level in turn; documents: source -> id -> text."""
     cuts = {name: [(id, *cut(text)) for id, text in some.items()] for name, some in documents.items()}
     cuts = {name: [(id, context, passages) for id, context, passages in some if passages] for name, some in cuts.items()}
     own, every = cuts[source], [passages[0] for name in sorted(cuts) for _, _, passages in cuts[name]]
-    nearness = distractors.Nearness([passages[0] for _, _, passages in own])
-    for number, (id, context, (gold, *later)) in enumerate(own):
+    nearness = distractors.Nearness([beginning(passages[0], PASSAGE) for _, _, passages in own])
+    for number, (id, context, (first, *later)) in enumerate(own):
+        gold = beginning(first, PASSAGE)
+        size = len(gold.encode())
         pool = [other for other in random.permutation(len(own))[:POOL].tolist() if other != number]
         near = [own[other][2][0] for other in nearness.rank(context + gold, pool)]
         anywhere = [every[other] for other in random.integers(len(every), size=20).tolist()]
         for level, candidates in ((1, anywhere), (2, near), (3, later)):
-            wrong = distractors.differing(gold, candidates)
+            fitted = (beginning(one, size) for one in candidates)
+            wrong = distractors.differing(gold, [one for one in fitted if len(one.encode()) == size])
             if wrong:
                 yield distractors.item(random, id, context, gold, wrong, level)
