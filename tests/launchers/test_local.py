@@ -164,7 +164,8 @@ def test_what_a_process_started_ends_with_it(program, tmp_path):
         while starts() < 2: time.sleep(0.01)
     """)
     assert local.run(command, policy=QUICK) == 0
-    assert len(pids(tmp_path)) == 2 and not any(alive(pid) for pid in pids(tmp_path))
+    assert len(pids(tmp_path)) == 2
+    until(lambda: not any(alive(pid) for pid in pids(tmp_path)))  # a signal is on its way
 
 
 def launcher(command, policy, finished=True, **options) -> subprocess.Popen:

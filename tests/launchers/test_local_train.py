@@ -33,7 +33,7 @@ def test_a_run_whose_process_is_killed_goes_on_by_itself_to_its_end(tmp_path):
     experiment = arrangement.experiment(arrangement.ARRANGEMENTS["two_processes"], tmp_path / "stores", tmp_path / "run")
     experiment.health.timeout = 500.0  # a busy machine may compile for long
     experiment.averaging, experiment.mesh = config.Averaging(), config.Mesh(data=2)  # less to compile
-    experiment.checkpoint = config.Checkpoint(every=10)
+    experiment.checkpoint = config.Checkpoint(every=2)  # so that it is killed long before its end
     for source in experiment.data.sources:
         source.heldout = ""
     (tmp_path / "config.json").write_text(config.to_json(experiment))

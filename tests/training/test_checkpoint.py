@@ -15,7 +15,7 @@ from kaiyuan_jax.training.checkpoints import Checkpoints
 
 def make(experiment, mesh):
     optimizer = adamw.build(experiment.optimizer, lambda count: 1e-2)
-    return state.create(experiment, optimizer, mesh), state.abstract(experiment, optimizer, mesh)
+    return state.create(experiment, mesh), state.abstract(experiment, optimizer, mesh)
 
 
 def same(one, other):

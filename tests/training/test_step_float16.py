@@ -35,7 +35,7 @@ def program(tiny_in, axes=(1, 1, 1), **fields):
     optimizer = adamw.build(experiment.optimizer, lambda count: 0.0)
     abstract = state.abstract(experiment, optimizer, mesh)
     compiled = step.build(experiment, decoder.abstract(experiment.model, experiment.precision)[0], mesh, abstract)
-    made = jax.device_get(state.create(experiment, optimizer, mesh))
+    made = jax.device_get(state.create(experiment, mesh))
     made.params["embedding_VD"] = made.params["embedding_VD"].copy()
     made.params["embedding_VD"][HUGE] = 1e30  # finite in float32, not in float16
 

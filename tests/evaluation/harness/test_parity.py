@@ -38,7 +38,7 @@ def script():
     spec.loader.exec_module(module)
     yield module
     del sys.modules["evaluate_script"]
-    for flag in flags.FLAGS.flags_by_module_dict()["evaluate_script"]:
+    for flag in list(flags.FLAGS.flags_by_module_dict()["evaluate_script"]):
         delattr(flags.FLAGS, flag.name)
 
 
